@@ -1,0 +1,44 @@
+# What a newcomer types. Needs Python 3.11 or newer; everything else is set up in .venv.
+.PHONY: help setup demo test check fix bench clean
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TREE := build/typecheck
+CODE := gen3d samplers metrics configs tests benchmarks
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: .venv/.ready  ## a virtual environment with gen3d (editable) and all that its tests need
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gen3d needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing (torch is large: some minutes the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## fill in a hidden contrast of a scan, score it, and leave a picture
+	@$(BIN)/python -m gen3d.tools.demo
+
+test: check  ## all checks and tests
+	@$(BIN)/python -m pytest
+
+check: setup  ## format, lint, import arrows, types
+	@$(BIN)/ruff format --check --quiet $(CODE)
+	@$(BIN)/ruff check --quiet $(CODE)
+	@$(BIN)/python -m pytest --quiet tests/laws/test_imports.py
+	@rm -rf build && $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --target $(TREE) .
+	@cd $(TREE) && $(CURDIR)/$(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gen3d
+
+fix: setup  ## mend format and what the linter can
+	@$(BIN)/ruff format --quiet $(CODE)
+	@$(BIN)/ruff check --quiet --fix $(CODE)
+
+bench: setup  ## times and memory, as a table
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove what was built, but not the virtual environment
+	@rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache

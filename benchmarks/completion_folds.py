@@ -1,0 +1,146 @@
+"""Completion, leave one patient out over the six brain studies of ../shared/data, scored by its own script.
+
+Usage: python benchmarks/completion_folds.py ROW [--steps N] [--folds CASE ...] [--runs FOLDER]
+
+ROW is ``completion`` (the diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same architecture without sigma,
+trained by squared error alone). Every fold is a throw-away model on the same budget, printed in the table. Results go to
+benchmarks/results/completion_folds_ROW.json, fold by fold; folds that are there already are kept.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+import gen3d
+from gen3d.core.system import System
+from gen3d.core.volume import Case
+from gen3d.data.layout import find_cases, read_case
+from gen3d.tools.train import run_training
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+ROWS = {"completion": [], "regression": ["model.mean_share=1.0"]}
+
+
+def scorer(data: Path) -> ModuleType:
+    """Load the score script that stands beside the data."""
+    path = data.parent / "tools" / "score_completion.py"
+    spec = importlib.util.spec_from_file_location("score_completion", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@torch.inference_mode()
+def fill(system: System, case: Case, given: list[str]) -> dict[str, np.ndarray]:
+    """Return every contrast that is not given, on the file's grid, one call with x = 0 at sigma_max."""
+    hidden = Case(case.name, {name: case.volumes[name] for name in given}, patient=case.patient)
+    example = system.example(hidden)
+    condition = system.condition(example)
+    sigma = torch.tensor(system.config.parameterization.levels.sigma_max, dtype=torch.float64)
+    x = torch.zeros_like(system.start(example, ["0"], 0.0))
+    voxels = system.finish(system.denoise(condition, ["0"])(x, sigma), example)[0].numpy()
+    placement = example["prepared"].placement
+    filled = {}
+    for channel, name in enumerate(CONTRASTS):
+        if name not in given:
+            low, high = system.window(name)
+            filled[name] = placement.place(np.maximum(1000 * (voxels[channel] - low) / (high - low), 0))
+    return filled
+
+
+def brain_psnr(tool: ModuleType, true: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
+    """Return the script's brain PSNR of a guess and of the constant image, the true brain's median."""
+    brain = true > 0
+    low, high = np.quantile(true, [0.001, 0.999])
+    (mid, iqr), (mid_guess, iqr_guess) = tool.spread(true[brain]), tool.spread(guess[brain])
+    truth = tool.window(true[brain], low, high)
+    matched = tool.window((guess[brain] - mid_guess) / iqr_guess * iqr + mid, low, high)
+    return float(tool.psnr(truth, matched)), float(tool.psnr(truth, tool.window(np.full_like(truth, mid), low, high)))
+
+
+def score_fold(tool: ModuleType, system: System, folder: Path) -> dict[str, Any]:
+    """Score each contrast from the other three by the script, and from one other by brain PSNR beside a constant image."""
+    case = read_case(folder)
+    lesion = next((p for p in folder.glob("*.nii.gz") if "seg" in p.name or "lesion" in p.name), None)
+    three: dict[str, list[float]] = {}
+    one: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in CONTRASTS:
+            path, origin = Path(temporary) / f"{name}.nii", case.volumes[name].origin
+            filled = fill(system, case, [n for n in CONTRASTS if n != name])[name]
+            nib.save(nib.Nifti1Image(filled, nib.load(origin).affine), path)
+            three[name] = [float(v) for v in tool.score(origin, path, lesion)]
+    for name in CONTRASTS:
+        for target, guess in fill(system, case, [name]).items():
+            true = np.asarray(nib.load(case.volumes[target].origin).dataobj, dtype=np.float64)
+            one[f"{name}->{target}"] = list(brain_psnr(tool, true, guess))
+    return {"from_three": three, "from_one": one}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return every row and the means, as text."""
+    lines = [f"{'fold':22s} {'contrast':8s} {'brain':>6s} {'lesion':>6s} {'SSIM':>7s} {'whole':>6s} {'papers':>6s}"]
+    rows = []
+    for fold, result in results["folds"].items():
+        for name, row in result["from_three"].items():
+            rows.append(row)
+            lines.append(f"{fold:22s} {name:8s} {row[0]:6.2f} {row[1]:6.2f} {row[2]:7.4f} {row[3]:6.2f} {row[4]:6.2f}")
+    mean = np.nanmean(rows, axis=0)
+    lines.append(f"{'mean':31s} {mean[0]:6.2f} {mean[1]:6.2f} {mean[2]:7.4f} {mean[3]:6.2f} {mean[4]:6.2f}")
+    single = np.array([pair for r in results["folds"].values() for pair in r["from_one"].values()])
+    lines.append(f"one contrast given: brain {single[:, 0].mean():.2f} dB, constant image {single[:, 1].mean():.2f} dB")
+    minutes = [r["cpu_minutes"] for r in results["folds"].values()]
+    lines.append(f"budget: {results['steps']} steps a fold, {np.mean(minutes):.1f} CPU minutes (at most {max(minutes):.1f})")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the folds that are missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--folds", nargs="*")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "folds")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "completion_brain_small.yaml")
+    options = parser.parse_args()
+    data = Path(os.environ.setdefault("GEN3D_DATA", str(ROOT.parent / "shared" / "data")))
+    tool = scorer(data)
+    path = RESULTS / f"completion_folds_{options.row}.json"
+    folders = {f.name: f for f in [*find_cases(data / "brats"), *find_cases(data / "ms")]}
+    for fold in options.folds or folders:
+        results = json.loads(path.read_text()) if path.exists() else {"row": options.row, "steps": options.steps, "folds": {}}
+        if fold in results["folds"]:
+            continue
+        overrides = [f"train.steps={options.steps}", f"data.hold_out=[{fold}]", "data.use_test_cases=true", *ROWS[options.row]]
+        model = run_training(options.config, overrides, options.runs / options.row / fold, device="cpu")
+        system = gen3d.load(model)
+        begin = time.process_time()
+        scored = score_fold(tool, system, folders[fold])
+        training = system.provenance["training"]
+        scored |= {"cpu_minutes": training["cpu_minutes"], "scoring_cpu_s": round(time.process_time() - begin, 1)}
+        results = json.loads(path.read_text()) if path.exists() else results  # another fold may have ended meanwhile
+        results["folds"][fold] = scored
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        del system
+        gc.collect()
+    print(table(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One experiment per YAML file; a package only so that an installed gen3d finds them."""

@@ -1,0 +1,267 @@
+"""The command line. Heavy libraries are imported by its commands only, so that help comes at once."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from gen3d import __version__
+from gen3d.core.error import UsageError, UserError
+
+app = typer.Typer(
+    name="gen3d",
+    help="Generate 3D medical images with diffusion models: new scans, and the missing contrasts of a study.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.", show_default=False)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same images.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [the model's own].", show_default=False)]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help="euler, heun, dpmpp_2m, ... or a diffusers scheduler [the model's own].", show_default=False),
+]
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and stop."""
+    if asked:
+        typer.echo(f"gen3d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Hold the options of the command line itself."""
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value ..., such as train.steps=100", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Run folder; a checkpoint in it is resumed [runs/CONFIG].", show_default=False
+        ),
+    ] = None,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, train nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model as a configuration file says, or resume doing so."""
+    from gen3d.tools.train import packaged_config, run_training
+
+    run_training(packaged_config(config), overrides or [], out, device=device, dry_run=dry_run)
+
+
+@app.command()
+def synthesize(
+    source: Annotated[
+        Path, typer.Option("-i", "--input", help="A case folder, or a folder of them.", show_default=False)
+    ],
+    out: Out,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exactly what to write, hidden where it is there: t1c,t2f [what the case lacks].", show_default=False
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "brain-completion",
+    mode: Annotated[str, typer.Option(help="mean: the expected image; sample: plausible ones.")] = "mean",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Plausible images to draw [3].", show_default=False)
+    ] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    like: Annotated[
+        Path | None, typer.Option(help="A scan whose grey scale to take [0 to 1000].", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    debug: Debug = False,
+) -> None:
+    """Fill in the missing contrasts of a case, on its own grid, into OUT/CASE/."""
+    from gen3d.tools.plan import Plan
+    from gen3d.tools.progress import progress_bar
+    from gen3d.tools.synthesize import synthesize as run
+
+    def done(plan: Plan, paths: list[Path]) -> None:
+        given, made = ", ".join(plan.case.volumes), ", ".join(plan.missing)
+        if not paths:
+            typer.echo(f"{plan.case.name}: nothing is missing (has {given}); name what to make anew with --missing")
+            return
+        verb = "would make" if dry_run else "made"
+        files = f" ({len(paths)} scans)" if len(paths) > len(plan.missing) else ""
+        typer.echo(f"{plan.case.name}: {verb} {made} from {given} in {plan.folder}{files}")
+
+    def failed(case: Path, error: Exception) -> None:
+        typer.echo(f"gen3d: {case.name}: {one_line(error)}", err=True)
+        if debug:
+            traceback.print_exception(error)
+
+    if more and missing is None:
+        raise UsageError(f"'{more[0]}': unexpected; a case is named by -i, contrasts by --missing")
+    named = None if missing is None else separated([*missing, *(more or [])])  # --missing t1c t2f
+    with progress_bar("synthesize", 100) as advance:
+        run(
+            source,
+            out,
+            model,
+            named,
+            mode,  # type: ignore[arg-type]
+            samples=samples,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            device=device,
+            like=like,
+            dry_run=dry_run,
+            advance=lambda share, words: advance(int(100 * share), words),
+            done=done,
+            failed=failed,
+            note=note,
+        )
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", show_default=False)],
+    out: Out,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many scans.")] = 1,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    size: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z [the model's own].", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw new scans; finished ones of an earlier run of the same command are kept."""
+    from gen3d.tools.generate import generate as run
+    from gen3d.tools.progress import progress_bar
+
+    with progress_bar("generate", 100) as advance:
+        paths = run(
+            model,
+            out,
+            count,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            device=device,
+            size=size,
+            advance=lambda share, words: advance(int(100 * share), words),
+            note=note,
+        )
+    for path in paths:
+        typer.echo(str(path))
+
+
+@app.command("import")
+def import_(
+    family: Annotated[str, typer.Argument(help="wdm or cwdm.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint, a bare state dict.", show_default=False)],
+    out: Out,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of its options [the official release's].", show_default=False)
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="cwdm: which contrast it makes [t1n].", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """Turn an official checkpoint into a saved model; several cwdm targets go into one folder."""
+    from gen3d.interop.wdm import import_checkpoint
+
+    import_checkpoint(family, checkpoint, config, target, out)
+    typer.echo(str(out))
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="A model's folder, shipped name or hub id.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the shipped models and the environment, or say all about one model."""
+    from gen3d.tools.info import show_environment, show_model
+
+    show_environment() if model is None else show_model(model)
+
+
+def separated(names: Sequence[str]) -> list[str]:
+    """Split comma-separated values of an option that may also be repeated."""
+    return [word.strip() for name in names for word in name.split(",") if word.strip()]
+
+
+def note(words: str) -> None:
+    """Say something beside the results."""
+    typer.echo(words, err=True)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line; where it is not the user's, with its kind."""
+    if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument
+        return f"{' '.join(error.format_message().split())} (see gen3d --help)"
+    said = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return said
+    kind = type(error).__name__
+    return f"{kind}: {said[:300]} (--debug shows where)" if said else f"{kind} (--debug shows where)"
+
+
+def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
+    """Run the command line and return its exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
+    debug = "--debug" in arguments
+    try:
+        command(list(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return told("interrupted; nothing half written is left", 130, debug=debug)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except Exception as error:
+        return told(one_line(error), int(getattr(error, "exit_code", 1)), debug=debug)
+    return 0
+
+
+def told(words: str, status: int, *, debug: bool) -> int:
+    """Print one line on standard error, the traceback too if asked for, and return the exit status."""
+    if debug:
+        traceback.print_exc()
+    print(f"gen3d: {words}", file=sys.stderr)
+    return status
+
+
+def terminated(number: int, frame: object) -> NoReturn:
+    """Leave as if interrupted, so that nothing half written stays behind."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run as a program."""
+    signal.signal(signal.SIGTERM, terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

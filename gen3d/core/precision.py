@@ -1,0 +1,48 @@
+"""The one place that decides in which number format networks compute."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+
+
+class Precision(NamedTuple):
+    """A number format and why it was chosen."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_precision(device: torch.device | str, asked: str = "auto") -> Precision:
+    """Choose bf16 where the device has it, fp16 on older GPUs, fp32 on CPUs, or what was asked for.
+
+    Args:
+        device: Where the network runs.
+        asked: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        KeyError: ``asked`` is none of these.
+    """
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if asked != "auto":
+        return Precision(names[asked], "asked for")
+    device = torch.device(device)
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(torch.bfloat16, "the GPU computes in bf16")
+        return Precision(torch.float16, "the GPU has no bf16")
+    return Precision(torch.float32, f"{device.type} computes in fp32")
+
+
+def precision_context(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Enter mixed precision at the border of a whole network: master weights stay fp32, norms' statistics too."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def use_precision(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Set the number format of every whole network inside ``module`` (those that have a ``compute_dtype``)."""
+    for part in module.modules():
+        if hasattr(part, "compute_dtype"):
+            part.compute_dtype = dtype  # type: ignore[assignment]

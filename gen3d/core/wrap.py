@@ -1,0 +1,91 @@
+"""Everything that changes an answer wraps a denoise, (x, sigma) -> x0, and is one."""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from gen3d.core.space import Space
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Window = tuple[slice, slice, slice]
+
+
+def clipped(denoise: Denoise, space: Space, low: float, high: float, size: Sequence[int] | None = None) -> Denoise:
+    """Clamp every guess to the range of real voxels: encode(decode(x0).clamp(low, high)).
+
+    Args:
+        denoise: What to wrap.
+        space: Where the coordinates come from.
+        low: Smallest voxel value.
+        high: Largest voxel value.
+        size: Voxel size (X, Y, Z) of the volume, when the space padded it.
+    """
+
+    def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
+        return space.encode(space.decode(denoise(x, sigma), size).clamp(low, high))
+
+    return wrapped
+
+
+def keep(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
+    """Answer ``known`` where ``where`` is true, so that known coordinates stay known.
+
+    Args:
+        denoise: What to wrap.
+        known: Clean coordinates, (B, c, x, y, z).
+        where: Which of them are known, bool, broadcastable to ``known``.
+    """
+
+    def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(where, known, denoise(x, sigma))
+
+    return wrapped
+
+
+def tiled(denoise: Callable[[Tensor, Tensor, Window], Tensor], size: Sequence[int], overlap: float = 0.25) -> Denoise:
+    """Denoise a whole volume by windows and blend them; noise and sampler state belong to the volume, so there are no seams.
+
+    Args:
+        denoise: (window of x, sigma, where it is) -> x0 of that window.
+        size: Window size (x, y, z) in coordinates; an axis shorter than that is taken whole.
+        overlap: Share of a window that its neighbour sees too, 0 <= overlap < 1.
+    """
+
+    def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
+        windows = list(windows_over(x.shape[2:], size, overlap))
+        if len(windows) == 1:
+            return denoise(x, sigma, windows[0])
+        total, weights = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
+        for window in windows:
+            inside = (..., *window)
+            weight = ramp([s.stop - s.start for s in window], overlap).to(x)
+            total[inside] += weight * denoise(x[inside], sigma, window)
+            weights[inside] += weight
+        return total / weights
+
+    return wrapped
+
+
+def windows_over(shape: Sequence[int], size: Sequence[int], overlap: float) -> list[Window]:
+    """List evenly spread windows of at most ``size`` that cover ``shape`` with at least ``overlap``."""
+
+    def starts(n: int, w: int) -> list[int]:
+        if n <= w:
+            return [0]
+        count = -(-(n - w) // max(1, int(w * (1 - overlap)))) + 1
+        return [round(i * (n - w) / (count - 1)) for i in range(count)]
+
+    axes = [[slice(s, s + min(n, w)) for s in starts(n, w)] for n, w in zip(shape, size, strict=True)]
+    return [(a, b, c) for a, b, c in product(*axes)]
+
+
+def ramp(size: Sequence[int], overlap: float) -> Tensor:
+    """Return blending weights that fall linearly over the overlap towards a window's faces, (x, y, z), all > 0."""
+    weight = torch.ones(1)
+    for n in size:
+        edge = max(1.0, n * overlap)
+        to_face = torch.minimum(torch.arange(n) + 0.5, n - torch.arange(n) - 0.5)
+        weight = weight.unsqueeze(-1) * (to_face / edge).clamp(max=1.0)
+    return weight[0]

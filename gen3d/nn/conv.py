@@ -1,0 +1,46 @@
+"""Convolution, pooling and enlarging for volumes in which an axis may have length 1 (a 2D image is Z = 1)."""
+
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+Factor = tuple[int, int, int]
+
+
+class Conv(nn.Conv3d):
+    """A 3D convolution, zero-padded to keep the size; along an axis of length 1 only the kernel's central slice works.
+
+    The result equals that of the whole kernel on the zero-padded input: the other slices only ever meet zeros.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, padding = self.weight, [self.kernel_size[0] // 2] * 3
+        for axis in range(3):
+            if x.shape[2 + axis] == 1 and padding[axis]:
+                weight, padding[axis] = weight.narrow(2 + axis, padding[axis], 1), 0
+        return nnf.conv3d(x, weight, self.bias, padding=padding)
+
+
+def zeroed(conv: Conv) -> Conv:
+    """Set a convolution's weights and bias to zero, so that what it adds starts as nothing."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
+def halving(x: Tensor) -> Factor:
+    """Return how much a level shrinks each spatial axis: 2, and 1 along an axis of length 1."""
+    factors = [1 if n == 1 else 2 for n in x.shape[2:]]
+    return factors[0], factors[1], factors[2]
+
+
+def shrink(x: Tensor, factor: Factor) -> Tensor:
+    """Average ``factor`` neighbours: (B, C, X, Y, Z) becomes (B, C, X / f, Y / f, Z / f)."""
+    return nnf.avg_pool3d(x, factor)
+
+
+def enlarge(x: Tensor, factor: Factor) -> Tensor:
+    """Repeat each voxel ``factor`` times (nearest neighbour)."""
+    return nnf.interpolate(x, scale_factor=[float(f) for f in factor], mode="nearest")

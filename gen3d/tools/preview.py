@@ -1,0 +1,155 @@
+"""Pictures of volumes: three planes side by side, synthetic ones marked so that nobody can miss it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gen3d.core.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BACKGROUND, INK, FAINT, ALARM = "#0d1117", "#e6edf3", "#7d8590", "#ffb000"
+TITLES = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
+VIEW = "LPS"  # arrays turned to these codes show the patient's right on the left, as radiologists look at them
+PLANES = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of a picture.
+
+    Attributes:
+        volume: All columns' volumes share one grid.
+        title: Above it.
+        synthetic: Whether it is marked as such.
+        kind: An image, a standard deviation (hot colours) or a signed difference (blue to red).
+        limits: Grey values shown as black and white; by default the 0.5 and 99.5 percentiles of what isn't 0.
+    """
+
+    volume: Volume
+    title: str
+    synthetic: bool = False
+    kind: Literal["image", "std", "difference"] = "image"
+    limits: tuple[float, float] | None = None
+
+
+def draw(path: Path, panels: Sequence[Panel], title: str, footer: str = "", mask: np.ndarray | None = None) -> None:
+    """Write a PNG of all panels, one column each, in three planes through the middle of ``mask``.
+
+    Pixels keep the proportions of the voxels' spacing; axial and coronal views have the patient's right on the left.
+
+    Args:
+        path: Of the PNG.
+        panels: Columns.
+        title: Of the whole picture.
+        footer: Small print below.
+        mask: Foreground, (X, Y, Z) in the volumes' own axes; by default where the first volume isn't 0.
+    """
+    from gen3d import __version__
+
+    first = panels[0].volume
+    inside = Volume(first.voxels != 0 if mask is None else mask, first.affine).reoriented(VIEW)
+    box = bounding_box(np.asarray(inside.voxels))
+    figure, cells = layout(len(panels), box, inside.spacing)
+    for column, panel in enumerate(panels):
+        voxels = panel.volume.reoriented(VIEW).voxels
+        low, high = panel.limits or limits(voxels, panel.kind)
+        for plane in range(3):
+            show(cells[plane][column], voxels, plane, box, inside.spacing, panel, low, high)
+        head(cells[0][column], panel, low, high)
+    for plane in range(3):
+        cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9)
+    figure.suptitle(title, color=INK, fontsize=13, x=0.02, y=0.985, ha="left", va="top")
+    note = f"{footer}\nRadiological view: R is the patient's right, shown on the left; sagittal: anterior on the left."
+    figure.text(0.02, 0.012, note.strip(), color=FAINT, fontsize=7.5, ha="left", va="bottom")
+    about = {
+        "Software": f"gen3d {__version__}",
+        "Title": title,
+        "Description": "contains synthetic images; not for diagnosis",
+    }
+    figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata=about, format="png")
+
+
+def bounding_box(mask: np.ndarray) -> list[slice]:
+    """Return the box around a mask, with a margin of 3 voxels."""
+    box = []
+    for axis, n in enumerate(mask.shape):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = (int(hit[0]), int(hit[-1])) if hit.size else (0, n - 1)
+        box.append(slice(max(0, low - 3), min(n, high + 4)))
+    return box
+
+
+def layout(columns: int, box: Sequence[slice], spacing: Sequence[float]) -> tuple["Figure", list[list["Axes"]]]:
+    """Make a dark figure with three rows of cells as high as the brain is in each plane."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    x, y, z = ((s.stop - s.start) * d for s, d in zip(box, spacing, strict=True))
+    widest, heights = max(x, y), (y, z, z)
+    inch = 2.3 / widest
+    size = max(4.6, inch * widest * columns * 1.06 + 0.4), inch * sum(heights) * 1.03 + 1.35
+    figure = Figure(figsize=size, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    edges: dict[str, Any] = {"left": 0.32 / size[0], "right": 1 - 0.08 / size[0], "wspace": 0.05, "hspace": 0.03}
+    grid = figure.add_gridspec(3, columns, height_ratios=heights, bottom=0.5 / size[1], top=1 - 0.85 / size[1], **edges)
+    return figure, [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(3)]
+
+
+def limits(voxels: np.ndarray, kind: str) -> tuple[float, float]:
+    """Return the values shown as the colours' two ends."""
+    there = voxels[voxels != 0]
+    if not there.size:
+        return 0.0, 1.0
+    if kind == "difference":
+        end = max(float(np.percentile(np.abs(there), 99)), 1e-9)
+        return -end, end
+    low, high = (float(p) for p in np.percentile(there, (0.5, 99.5)))
+    low = 0.0 if kind == "std" else min(low, float(np.median(there)))
+    return (low, high) if high > low else (low, low + 1)
+
+
+def show(
+    cell: "Axes", voxels: np.ndarray, plane: int, box: Sequence[slice], spacing: Sequence[float], panel: Panel,
+    low: float, high: float,
+) -> None:  # fmt: skip
+    """Draw one plane through the middle of the box: axial, coronal or sagittal."""
+    across = 2 - plane
+    index: list[Any] = list(box)
+    index[across] = (box[across].start + box[across].stop) // 2
+    rows_mm, columns_mm = [
+        (s.stop - s.start) * d for a, (s, d) in enumerate(zip(box, spacing, strict=True)) if a != across
+    ][::-1]
+    colours = {"image": "gray", "std": "inferno", "difference": "RdBu_r"}[panel.kind]
+    cell.imshow(
+        voxels[tuple(index)].T,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        origin="upper" if plane == 0 else "lower",
+        extent=(0, columns_mm, rows_mm, 0) if plane == 0 else (0, columns_mm, 0, rows_mm),
+        interpolation="nearest",
+    )
+    cell.set_xticks([])
+    cell.set_yticks([])
+    cell.set_facecolor("black")
+    for edge in cell.spines.values():
+        edge.set_color(ALARM if panel.synthetic else "#30363d")
+        edge.set_linewidth(1.4 if panel.synthetic else 0.8)
+    if plane < 2:
+        cell.text(0.02, 0.5, "R", color=FAINT, fontsize=8, ha="left", va="center", transform=cell.transAxes)
+    if panel.synthetic and plane == 0:
+        back = {"facecolor": BACKGROUND, "edgecolor": ALARM, "alpha": 0.85, "boxstyle": "round,pad=0.25"}
+        cell.text(0.5, 0.04, "SYNTHETIC", color=ALARM, fontsize=13, fontweight="bold", ha="center", va="bottom",
+                  transform=cell.transAxes, bbox=back)  # fmt: skip
+
+
+def head(cell: "Axes", panel: Panel, low: float, high: float) -> None:
+    """Write a column's title, with the scale where colours stand for numbers."""
+    scale = "" if panel.kind == "image" else f"\n{low:.3g} to {high:.3g}"
+    cell.set_title(panel.title + scale, color=ALARM if panel.synthetic else INK, fontsize=10, pad=5)

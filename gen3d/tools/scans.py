@@ -1,0 +1,132 @@
+"""From a model's images of one case to files: NIfTI on the case's own grid, sidecars, a picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen3d.core.error import UserError
+from gen3d.core.volume import Prepared, Scale, Volume
+from gen3d.data.nifti import write
+from gen3d.data.prepare import foreground
+from gen3d.tools.plan import Plan, Request, sample_suffix
+from gen3d.tools.preview import TITLES, Panel, draw
+from gen3d.tools.record import description, patients, write_record
+from gen3d.tools.sampling import OpenModel, Walk
+
+UNITS = "0 to 1000 over the model's window"
+
+
+class Scans:
+    """Turns a model's images of one case into files."""
+
+    def __init__(
+        self, plan: Plan, model: OpenModel, request: Request, walk: Walk | None, folder: Path, prepared: Prepared
+    ) -> None:
+        self.plan, self.model, self.request, self.walk, self.folder = plan, model, request, walk, folder
+        self.first = next(iter(plan.case.volumes.values()))
+        self.mask = foreground(plan.case.volumes.values())
+        assert prepared.placement is not None
+        self.placement = prepared.placement
+        self.scale = model.system.config.intensity.fit(request.like.voxels) if request.like else None
+        self.several = request.samples > 1
+        self.sums: dict[str, np.ndarray] = {}
+        self.squares: dict[str, np.ndarray] = {}
+        self.shown: list[Panel] = []
+
+    def take(self, index: int, images: Mapping[str, np.ndarray]) -> None:
+        """Take in one image of each missing contrast."""
+        for contrast, image in images.items():
+            if not np.isfinite(image).all():
+                raise UserError(
+                    f"{self.plan.source}: the model's {contrast} is not finite; its weights or these scans are damaged"
+                )
+            voxels = self.native(contrast, image)
+            if not self.several:
+                self.write(contrast, voxels, "", self.kind)
+                self.shown.append(Panel(self.volume(contrast, voxels), titled(contrast), synthetic=True))
+                continue
+            self.write(contrast, voxels, sample_suffix(index), "sample", {"sample": index + 1})
+            wide = voxels.astype(np.float64)
+            if index == 0:
+                self.sums[contrast], self.squares[contrast] = wide, wide**2
+            else:
+                self.sums[contrast] += wide
+                self.squares[contrast] += wide**2
+
+    def finish(self) -> None:
+        """Write what needs all samples, and the picture."""
+        count = self.request.samples
+        for contrast, total in self.sums.items():
+            mean = total / count
+            spread = np.sqrt(np.maximum(self.squares[contrast] / count - mean**2, 0) * count / (count - 1))
+            both = {"": mean.astype(np.float32), "_std": spread.astype(np.float32)}
+            self.write(contrast, both[""], "", "mean of samples")
+            self.write(contrast, both["_std"], "_std", "standard deviation of samples")
+            self.shown += [
+                Panel(self.volume(contrast, both[""]), f"{titled(contrast)}, mean of {count}", synthetic=True),
+                Panel(self.volume(contrast, both["_std"]), f"{titled(contrast)}, std", synthetic=True, kind="std"),
+            ]
+        self.draw()
+
+    @property
+    def kind(self) -> str:
+        """What a single image is."""
+        return "expected image" if self.walk is None else "sample"
+
+    def native(self, contrast: str, image: np.ndarray) -> np.ndarray:
+        """Bring an image from the model's grid and scale to the file's, float32, 0 outside the foreground."""
+        low, high = self.model.system.window(contrast)
+        if self.scale is None or self.request.like is None:
+            voxels = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
+        else:
+            voxels = on_scale(image, self.scale, self.request.like)
+        return np.where(self.mask, self.placement.place(voxels), np.float32(0))
+
+    def volume(self, contrast: str, voxels: np.ndarray) -> Volume:
+        """Return voxels with their place in the world."""
+        return Volume(voxels, self.first.affine, contrast)
+
+    def write(
+        self, contrast: str, voxels: np.ndarray, suffix: str, kind: str, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write one scan and its sidecar."""
+        path = self.folder / self.plan.name(contrast, suffix)
+        write(self.volume(contrast, voxels), path, like=self.first, description=description(self.model, contrast))
+        write_record(path, self.model, {**self.facts(contrast), "kind": kind, **(facts or {})})
+
+    def facts(self, contrast: str) -> dict[str, Any]:
+        """Return what every sidecar of a contrast says."""
+        walk, request = self.walk, self.request
+        like = request.like.origin if request.like else None
+        return {
+            "contrast": contrast,
+            "mode": request.mode,
+            "seed": request.seed,
+            "sampler": walk.sampler if walk else None,
+            "steps": walk.steps if walk else 1,
+            "samples": request.samples,
+            "sources": [v.origin.name for v in self.plan.case.volumes.values() if v.origin],
+            "hidden": list(self.plan.hidden),
+            "intensity": f"that of {like.name}" if like else UNITS,
+            **({"warnings": list(self.plan.warnings)} if self.plan.warnings else {}),
+            "preview": self.plan.preview,
+        }
+
+    def draw(self) -> None:
+        """Write the picture."""
+        given = [Panel(volume, titled(name)) for name, volume in self.plan.case.volumes.items()]
+        title = f"{self.plan.case.name}: synthetic {', '.join(titled(name) for name in self.plan.missing)}"
+        footer = f"Framed columns are synthetic, made by {self.model.name} ({patients(self.model)}). Not for diagnosis."
+        draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask)
+
+
+def on_scale(image: np.ndarray, scale: Scale, like: Volume) -> np.ndarray:
+    """Bring an image from the model's scale to that of a scan, no darker than the scan itself."""
+    return np.maximum(scale.invert(image), np.float32(like.voxels.min()))
+
+
+def titled(contrast: str) -> str:
+    """Return a contrast's name as people know it."""
+    return TITLES.get(contrast, contrast)

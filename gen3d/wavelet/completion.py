@@ -1,0 +1,352 @@
+"""Completion, ours: one network that fills in any subset of a study's contrasts from any other subset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen3d.core.condition import Condition
+from gen3d.core.denoiser import Denoiser
+from gen3d.core.error import UserError, nearest
+from gen3d.core.parameterization import EDM, LogNormal, Parameterization
+from gen3d.core.randomness import Key, derive, normal, seed_of, uniform
+from gen3d.core.system import Example, Objective, Sampling, System
+from gen3d.core.volume import Case, Prepared, Triple
+from gen3d.core.wrap import Denoise, Window, keep, tiled
+from gen3d.data.intensity import Intensity
+from gen3d.data.patches import random_start, window
+from gen3d.data.prepare import prepare
+from gen3d.nn.unet import UNet, UNetConfig
+from gen3d.spaces.wavelet import Wavelet
+
+
+KNOTS = 65
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """The wavelet space: ``levels`` 1 or 2, ``scale`` as in gen3d.spaces.wavelet."""
+
+    levels: int = 1
+    scale: Literal["wdm", "orthonormal", "sqrt8", "statistics"] = "sqrt8"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the given contrasts, so that a network trained on few scanners meets many; the target stays as it is.
+
+    Attributes:
+        gain: Standard deviation of the logarithm of a factor on each contrast.
+        shift: Standard deviation of what is added, in interquartile ranges of the brain.
+        bend: Standard deviation of a quadratic change of the grey scale.
+        ramp: Standard deviation of a linear field across the patch.
+        noise: Largest standard deviation of white noise.
+        mix: Standard deviation of the share of every other given contrast that bleeds into one, as with another weighting.
+        flip: Probability of swapping left and right.
+    """
+
+    gain: float = 0.0
+    shift: float = 0.0
+    bend: float = 0.0
+    ramp: float = 0.0
+    noise: float = 0.0
+    mix: float = 0.0
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """Configuration of a completion model.
+
+    Attributes:
+        contrasts: What the model knows; each may be given or missing.
+        targets: The contrasts that may be missing; all by default. ``(mr,)`` of ``(ct, mr)`` is plain image translation.
+        axes: Axis codes of the model's arrays.
+        intensity: How each contrast's grey scale is found.
+        equalize: Give the known contrasts by their rank among the brain's voxels, which no scanner's grey scale changes.
+        space: The coordinates that diffuse.
+        network: The U-Net; its input channels are twice its output channels, noisy ones first, then known ones.
+        parameterization: The four coefficients and where sigma is drawn.
+        patch: Voxels of a training patch, (X, Y, Z).
+        windows: Voxels that are denoised at a time, (X, Y, Z); larger volumes are denoised by overlapping windows.
+        missing: Probability of hiding 1, 2, ... contrasts in training; those beyond the list are never hidden.
+        mean_share: Share of training items at x = 0 and sigma_max, where the network learns the expected image.
+        background: Weight of voxels outside the brain in the loss, where inside counts 1.
+        lesion: Weight of voxels inside the lesion mask, where there is one.
+        augmentation: Random changes of the given contrasts.
+        sampling: How ``--mode sample`` draws unless asked otherwise.
+        ranges: For each contrast, the 0.1 and 99.9 percentiles on the model's scale, (low, high), means over the training set;
+            they become 0 and 1000 when a contrast without an intensity scale of its own is written.
+    """
+
+    contrasts: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
+    targets: tuple[str, ...] | None = None
+    axes: str = "RAS"
+    intensity: Intensity = Intensity(rule="robust")
+    equalize: bool = True
+    space: SpaceConfig = SpaceConfig()
+    network: UNetConfig = UNetConfig(
+        in_channels=64, out_channels=32, width=32, multipliers=(1, 2, 4), blocks=1, present=4
+    )
+    parameterization: Parameterization = EDM(LogNormal(mean=-0.6, std=1.4, time_scale=1000.0))
+    patch: Triple = (64, 64, 64)
+    windows: Triple = (160, 192, 160)
+    missing: tuple[float, ...] = (0.7, 0.2, 0.1)
+    mean_share: float = 0.5
+    background: float = 0.02
+    lesion: float = 1.0
+    augmentation: Augmentation = Augmentation()
+    sampling: Sampling = Sampling()
+    ranges: tuple[tuple[float, float], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        odd = [name for name in self.targets or () if name not in self.contrasts]
+        if odd:
+            raise ValueError(f"targets: '{odd[0]}' is none of the contrasts {', '.join(self.contrasts)}")
+        if len(self.contrasts) < 2:
+            raise ValueError("contrasts: expected at least two")
+        channels = len(self.contrasts) * 8**self.space.levels
+        if (self.network.in_channels, self.network.out_channels) != (2 * channels, channels):
+            raise ValueError(f"network: expected in_channels {2 * channels} and out_channels {channels}")
+        if self.network.present != len(self.contrasts):
+            raise ValueError(f"network: expected present {len(self.contrasts)}")
+
+
+class Completion(System):
+    """Any-to-any completion: known contrasts as channels, missing ones diffuse in wavelet space.
+
+    The loss is the squared error of $x_0$ in voxels, in units of each contrast's window, weighted by $1 / c_{out}^2$ (Karras et al. 2022);
+    a share of the items is drawn at $x = 0$ and sigma_max, where the minimiser is the expected image.
+    """
+
+    name = "completion"
+    Config = CompletionConfig
+    components = ("network", "space")
+    config: CompletionConfig
+
+    def __init__(self, config: CompletionConfig) -> None:
+        super().__init__(config)
+        self.network = UNet(config.network)
+        self.space = Wavelet(config.space.levels, config.space.scale)
+        self.denoiser = Denoiser(self.network, config.parameterization)
+        self.knots: dict[str, np.ndarray] = {}
+
+    def measure(self, cases: Sequence[Prepared]) -> "Completion":
+        """Return the system with the mean window of each contrast and, where the space asks for them, subband statistics."""
+        ranges = []
+        for channel in range(len(self.config.contrasts)):
+            scales = [scale for case in cases if (scale := case.scales[channel])]
+            ends = [(s.low * s.gain + s.offset, s.high * s.gain + s.offset) for s in scales] or [(-3.0, 3.0)]
+            low, high = np.mean(ends, axis=0)
+            ranges.append((float(low), float(high)))
+        system = Completion(replace(self.config, ranges=tuple(ranges)))
+        if self.config.space.scale == "statistics":
+            system.space.measure(torch.from_numpy(np.array(case.voxels, dtype=np.float32))[None] for case in cases)
+        return system
+
+    def prepare(self, case: Case) -> Prepared:
+        """Turn to the model's axes, crop to the brain, put each contrast on its robust scale."""
+        return prepare(
+            case, self.config.contrasts, self.config.axes, self.config.intensity, crop="foreground", margin=4
+        )
+
+    def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
+        """Return tensors with a batch axis of 1.
+
+        ``voxels`` (1, C, X, Y, Z) are clean, ``known`` the same after augmentation, ``present`` (1, C) says what is given, ``target`` (1, C)
+        what is asked for, ``weight`` (1, 1, X, Y, Z) where the loss looks, ``width`` (1, C) each contrast's window.
+        """
+        prepared = case if isinstance(case, Prepared) else self.prepare(case)
+        present = torch.from_numpy(np.asarray(prepared.present))
+        if key is None:
+            voxels = torch.from_numpy(np.array(prepared.voxels, dtype=np.float32))
+            known = self.equalized(voxels, prepared)
+            tensors = {"voxels": voxels[None], "known": known[None], "present": present[None], "target": ~present[None]}
+            return {**tensors, "prepared": prepared}
+        rng = np.random.default_rng(seed_of(derive(key, "crop")))
+        start = self.patch_start(prepared, rng)
+        box = window(prepared.voxels, start, self.config.patch, floors(prepared))
+        voxels = torch.from_numpy(box.astype(np.float32))
+        weight = torch.where(above_floor(voxels, prepared), 1.0, self.config.background)
+        if prepared.lesion is not None and self.config.lesion != 1:
+            weight[torch.from_numpy(window(prepared.lesion, start, self.config.patch)) > 0] *= self.config.lesion
+        hidden = self.hide(present, rng)
+        known = self.augmented(self.equalized(voxels, prepared), present & ~hidden, rng)
+        tensors = {
+            "voxels": voxels[None],
+            "known": known[None],
+            "present": (present & ~hidden)[None],
+            "target": (present & hidden)[None],
+            "weight": weight[None, None],
+            "width": torch.tensor([[(s.high - s.low) * s.gain if s else 1.0 for s in prepared.scales]]),
+        }
+        if rng.random() < self.config.augmentation.flip:
+            axis = 2 + next(i for i, code in enumerate(self.config.axes) if code in "LR")
+            tensors |= {name: tensors[name].flip(axis) for name in ("voxels", "known", "weight")}
+        return tensors
+
+    def equalized(self, voxels: Tensor, prepared: Prepared) -> Tensor:
+        """Return each contrast by rank, -1.7 for the darkest voxel of the brain, 1.7 for the brightest, -2.5 outside."""
+        if not self.config.equalize:
+            return voxels
+        if prepared.name not in self.knots:
+            self.knots = {prepared.name: knots(prepared), **dict(list(self.knots.items())[:512])}
+        ranks = np.linspace(-1.7, 1.7, KNOTS)
+        floor = floors(prepared)
+        channels = [
+            torch.from_numpy(np.where(v > f + 1e-3, np.interp(v, k, ranks), -2.5).astype(np.float32))
+            for v, f, k in zip(voxels.numpy(), floor, self.knots[prepared.name], strict=True)
+        ]
+        return torch.stack(channels)
+
+    def patch_start(self, prepared: Prepared, rng: np.random.Generator) -> Triple:
+        """Draw where a patch starts: near a lesion, or around any voxel of the brain's box."""
+        shape = prepared.voxels.shape[1:]
+        return random_start((shape[0], shape[1], shape[2]), self.config.patch, rng)
+
+    def hide(self, present: Tensor, rng: np.random.Generator) -> Tensor:
+        """Draw which of the present contrasts to hide, at least one, leaving at least one, (C,) bool."""
+        targets = self.config.targets or self.config.contrasts
+        able = [i for i, name in enumerate(self.config.contrasts) if present[i] and name in targets]
+        most = min(len(able), int(present.sum()) - 1)
+        hidden = torch.zeros(len(self.config.contrasts), dtype=torch.bool)
+        if most < 1:
+            return hidden
+        chances = np.array((*self.config.missing, *[0.0] * most)[:most])
+        count = 1 + int(rng.choice(most, p=chances / chances.sum()))
+        hidden[rng.permutation(able)[:count].tolist()] = True
+        return hidden
+
+    def augmented(self, known: Tensor, given: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return the given contrasts as another scanner might have shown them, (C, X, Y, Z)."""
+        a, count = self.config.augmentation, len(known)
+        gain, shift, bend = (
+            np.exp(a.gain * rng.normal(size=count)),
+            a.shift * rng.normal(size=count),
+            rng.normal(size=count),
+        )
+        slopes, levels, shares = (
+            rng.normal(size=(count, 3)),
+            a.noise * rng.random(count),
+            rng.normal(size=(count, count)),
+        )
+        channels = []
+        for c, v in enumerate(known):
+            v = float(gain[c]) * v + float(shift[c])
+            v = v + float(a.bend * bend[c]) * v * v.abs()
+            if a.ramp:
+                for axis, n in enumerate(v.shape):
+                    line = torch.linspace(-1, 1, n).reshape([-1 if i == axis else 1 for i in range(3)])
+                    v = v + float(a.ramp * slopes[c, axis]) * line
+            if levels[c]:
+                v = v + float(levels[c]) * torch.from_numpy(rng.standard_normal(v.shape, dtype=np.float32))
+            channels.append(v)
+        augmented = torch.stack(channels)
+        if not a.mix:
+            return augmented
+        mixing = torch.eye(count) + torch.from_numpy(a.mix * shares).float() * given.float()
+        return torch.einsum("ij,jxyz->ixyz", mixing / mixing.norm(dim=1, keepdim=True), augmented)
+
+    def accept(self, given: Sequence[str], missing: Sequence[str]) -> None:
+        """Check that every missing contrast may be one, and that something is given."""
+        targets = self.config.targets or self.config.contrasts
+        for name in missing:
+            if name not in targets:
+                raise UserError(
+                    f"contrast '{name}': this model makes {', '.join(targets)}{nearest(name, targets)}; use another --model"
+                )
+        if not any(name in self.config.contrasts for name in given):
+            raise UserError(
+                f"nothing is left to start from: this model needs at least one of {', '.join(self.config.contrasts)}"
+            )
+
+    def window(self, contrast: str) -> tuple[float, float]:
+        """Return the mean window of the training set."""
+        if not self.config.ranges:
+            return -3.0, 3.0
+        return self.config.ranges[self.config.contrasts.index(contrast)]
+
+    def condition(self, example: Example) -> Condition:
+        """Return the known contrasts in coordinates, zeros where absent, and which are there."""
+        present = example["present"]
+        known = example["known"] * present[..., None, None, None]
+        return Condition(channels=self.space.encode(known), present=present)
+
+    def objectives(self) -> list[Objective]:
+        """One objective: the network."""
+        return [Objective("completion", list(self.network.parameters()), self.loss)]
+
+    def loss(self, example: Example, keys: Sequence[Key]) -> dict[str, Tensor]:
+        """Return the weighted squared error of the hidden contrasts, its two parts at sigma_max and below."""
+        x0 = self.space.encode(example["voxels"])
+        device, levels = x0.device, self.config.parameterization.levels
+        mean = uniform([derive(key, "mean") for key in keys]) < self.config.mean_share
+        sigma = torch.where(mean, levels.sigma_max, levels.draw(uniform([derive(key, "sigma") for key in keys]))).to(
+            device
+        )
+        noise = normal([derive(key, "noise") for key in keys], x0.shape[1:]).to(device)
+        mean = mean.to(device)
+        x = torch.where(mean[:, None, None, None, None], 0.0, x0 + sigma.float()[:, None, None, None, None] * noise)
+        guess = self.guess(x, sigma, self.condition(example))
+        error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
+        weight = example["weight"] * example["target"][..., None, None, None]
+        item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+        item = 36 * item * self.config.parameterization.weight(sigma)
+        return {
+            "mean": torch.where(mean, item, 0).mean(),
+            "noisy": torch.where(mean, 0, item).mean(),
+        }
+
+    def guess(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Ask the denoiser; it never sees what stands in place of known contrasts."""
+        return self.denoiser(torch.where(self.coordinates(condition.present), 0.0, x), sigma, condition)
+
+    def coordinates(self, contrasts: Tensor | None) -> Tensor:
+        """Turn a choice of contrasts (B, C) into one of coordinates, (B, c, 1, 1, 1)."""
+        assert contrasts is not None
+        return contrasts.repeat_interleave(8**self.config.space.levels, dim=1)[..., None, None, None]
+
+    def start(self, example: Example, keys: Sequence[Key], sigma: float) -> Tensor:
+        """Return noise in the space's shape, one key per item."""
+        size = example["voxels"].shape[2:]
+        shape = (self.config.network.out_channels, *self.space.shape((size[0], size[1], size[2])))
+        return sigma * normal(keys, shape).to(example["voxels"].device)
+
+    def denoise(self, condition: Condition, keys: Sequence[Key]) -> Denoise:
+        """Return the denoiser by windows, known contrasts kept."""
+        assert condition.channels is not None
+
+        def inside(x: Tensor, sigma: Tensor, where: Window) -> Tensor:
+            return self.guess(x, sigma, condition.window(where))
+
+        size = [n // self.space.stride for n in self.config.windows]
+        return keep(tiled(inside, size), condition.channels, self.coordinates(condition.present))
+
+    def finish(self, coords: Tensor, example: Example) -> Tensor:
+        """Return all contrasts on the model's scale, (B, C, X, Y, Z)."""
+        size = example["voxels"].shape[2:]
+        return self.space.decode(coords, (size[0], size[1], size[2]))
+
+
+def floors(prepared: Prepared) -> np.ndarray:
+    """Return what an intensity of 0 became in each contrast, (C,) float32."""
+    return np.array([s.apply(np.zeros(1))[0] if s else 0.0 for s in prepared.scales], dtype=np.float32)
+
+
+def above_floor(voxels: Tensor, prepared: Prepared) -> Tensor:
+    """Return where any present contrast is above zero intensity, (X, Y, Z) bool."""
+    present = torch.from_numpy(np.asarray(prepared.present))[:, None, None, None]
+    return ((voxels > torch.from_numpy(floors(prepared))[:, None, None, None] + 1e-3) & present).any(0)
+
+
+def knots(prepared: Prepared) -> np.ndarray:
+    """Return evenly spaced quantiles of each contrast above zero intensity, (C, KNOTS)."""
+    rows = []
+    for v, floor in zip(prepared.voxels, floors(prepared), strict=True):
+        sample = np.asarray(v[::2, ::2, ::2], dtype=np.float32)
+        inside = sample[sample > floor + 1e-3]
+        rows.append(np.quantile(inside if inside.size else sample, np.linspace(0, 1, KNOTS)))
+    return np.stack(rows)
