@@ -2,8 +2,10 @@
 
 Usage: python benchmarks/completion_folds.py ROW [--steps N] [--folds CASE ...] [--runs FOLDER]
 
-ROW is ``completion`` (the diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same architecture without sigma,
-trained by squared error alone). Every fold is a throw-away model on the same budget, printed in the table. Results go to
+ROW is ``completion`` (the diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same
+architecture without sigma,
+trained by squared error alone). Every fold is a throw-away model on the same budget, printed in the table. Results go
+to
 benchmarks/results/completion_folds_ROW.json, fold by fold; folds that are there already are kept.
 """
 
@@ -26,6 +28,7 @@ import gen3d
 from gen3d.core.system import System
 from gen3d.core.volume import Case
 from gen3d.data.layout import find_cases, read_case
+from gen3d.data.prepare import foreground
 from gen3d.tools.train import run_training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,11 +58,13 @@ def fill(system: System, case: Case, given: list[str]) -> dict[str, np.ndarray]:
     x = torch.zeros_like(system.start(example, ["0"], 0.0))
     voxels = system.finish(system.denoise(condition, ["0"])(x, sigma), example)[0].numpy()
     placement = example["prepared"].placement
+    brain = foreground(hidden.volumes.values())
     filled = {}
     for channel, name in enumerate(CONTRASTS):
         if name not in given:
             low, high = system.window(name)
-            filled[name] = placement.place(np.maximum(1000 * (voxels[channel] - low) / (high - low), 0))
+            native = placement.place(np.maximum(1000 * (voxels[channel] - low) / (high - low), 0))
+            filled[name] = np.where(brain, native, 0)
     return filled
 
 
@@ -74,7 +79,7 @@ def brain_psnr(tool: ModuleType, true: np.ndarray, guess: np.ndarray) -> tuple[f
 
 
 def score_fold(tool: ModuleType, system: System, folder: Path) -> dict[str, Any]:
-    """Score each contrast from the other three by the script, and from one other by brain PSNR beside a constant image."""
+    """Score each contrast from the other three by the script, and from one other beside a constant image."""
     case = read_case(folder)
     lesion = next((p for p in folder.glob("*.nii.gz") if "seg" in p.name or "lesion" in p.name), None)
     three: dict[str, list[float]] = {}
@@ -105,7 +110,9 @@ def table(results: dict[str, Any]) -> str:
     single = np.array([pair for r in results["folds"].values() for pair in r["from_one"].values()])
     lines.append(f"one contrast given: brain {single[:, 0].mean():.2f} dB, constant image {single[:, 1].mean():.2f} dB")
     minutes = [r["cpu_minutes"] for r in results["folds"].values()]
-    lines.append(f"budget: {results['steps']} steps a fold, {np.mean(minutes):.1f} CPU minutes (at most {max(minutes):.1f})")
+    lines.append(
+        f"budget: {results['steps']} steps a fold, {np.mean(minutes):.1f} CPU minutes (at most {max(minutes):.1f})"
+    )
     return "\n".join(lines)
 
 
@@ -123,10 +130,17 @@ def main() -> None:
     path = RESULTS / f"completion_folds_{options.row}.json"
     folders = {f.name: f for f in [*find_cases(data / "brats"), *find_cases(data / "ms")]}
     for fold in options.folds or folders:
-        results = json.loads(path.read_text()) if path.exists() else {"row": options.row, "steps": options.steps, "folds": {}}
+        results = (
+            json.loads(path.read_text()) if path.exists() else {"row": options.row, "steps": options.steps, "folds": {}}
+        )
         if fold in results["folds"]:
             continue
-        overrides = [f"train.steps={options.steps}", f"data.hold_out=[{fold}]", "data.use_test_cases=true", *ROWS[options.row]]
+        overrides = [
+            f"train.steps={options.steps}",
+            f"data.hold_out=[{fold}]",
+            "data.use_test_cases=true",
+            *ROWS[options.row],
+        ]
         model = run_training(options.config, overrides, options.runs / options.row / fold, device="cpu")
         system = gen3d.load(model)
         begin = time.process_time()

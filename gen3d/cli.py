@@ -3,6 +3,7 @@
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -35,7 +36,7 @@ Sampler = Annotated[
 def show_version(asked: bool) -> None:
     """Print the version and stop."""
     if asked:
-        typer.echo(f"gen3d {__version__}")
+        print(f"gen3d {__version__}")
         raise typer.Exit
 
 
@@ -108,14 +109,14 @@ def synthesize(
     def done(plan: Plan, paths: list[Path]) -> None:
         given, made = ", ".join(plan.case.volumes), ", ".join(plan.missing)
         if not paths:
-            typer.echo(f"{plan.case.name}: nothing is missing (has {given}); name what to make anew with --missing")
+            print(f"{plan.case.name}: nothing is missing (has {given}); name what to make anew with --missing")
             return
         verb = "would make" if dry_run else "made"
         files = f" ({len(paths)} scans)" if len(paths) > len(plan.missing) else ""
-        typer.echo(f"{plan.case.name}: {verb} {made} from {given} in {plan.folder}{files}")
+        print(f"{plan.case.name}: {verb} {made} from {given} in {plan.folder}{files}")
 
     def failed(case: Path, error: Exception) -> None:
-        typer.echo(f"gen3d: {case.name}: {one_line(error)}", err=True)
+        print(f"gen3d: {case.name}: {one_line(error)}", file=sys.stderr)
         if debug:
             traceback.print_exception(error)
 
@@ -175,7 +176,7 @@ def generate(
             note=note,
         )
     for path in paths:
-        typer.echo(str(path))
+        print(str(path))
 
 
 @app.command("import")
@@ -193,7 +194,7 @@ def import_(
     from gen3d.interop.wdm import import_checkpoint
 
     import_checkpoint(family, checkpoint, config, target, out)
-    typer.echo(str(out))
+    print(str(out))
 
 
 @app.command()
@@ -216,7 +217,7 @@ def separated(names: Sequence[str]) -> list[str]:
 
 def note(words: str) -> None:
     """Say something beside the results."""
-    typer.echo(words, err=True)
+    print(words, file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -233,20 +234,23 @@ def one_line(error: BaseException) -> str:
 def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
     """Run the command line and return its exit status: 0, 1 for a failure, 2 for wrong usage, 130 when interrupted."""
     debug = "--debug" in arguments
+    status: object = 0
     try:
-        command(list(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
+        status = command(list(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return told("interrupted; nothing half written is left", 130, debug=debug)
+        status = 130
     except typer.Exit as stop:
-        return int(stop.exit_code)
+        status = stop.exit_code
     except Exception as error:
         return told(one_line(error), int(getattr(error, "exit_code", 1)), debug=debug)
-    return 0
+    if status == 130:  # some versions of typer turn an interrupt into this
+        return told("interrupted; nothing half written is left", 130, debug=debug)
+    return status if isinstance(status, int) else 0
 
 
 def told(words: str, status: int, *, debug: bool) -> int:
     """Print one line on standard error, the traceback too if asked for, and return the exit status."""
-    if debug:
+    if debug and sys.exc_info()[0]:
         traceback.print_exc()
     print(f"gen3d: {words}", file=sys.stderr)
     return status
@@ -260,6 +264,8 @@ def terminated(number: int, frame: object) -> NoReturn:
 def main() -> None:
     """Run as a program."""
     signal.signal(signal.SIGTERM, terminated)
+    if "--debug" not in sys.argv:
+        warnings.simplefilter("ignore")  # what goes wrong is told in one line
     sys.exit(run(sys.argv[1:]))
 
 

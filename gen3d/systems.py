@@ -72,7 +72,8 @@ def load(name: str | Path) -> System:
     """Load a saved model by folder, shipped name or hub id, ready to sample, on the CPU; runs no code from the folder.
 
     Args:
-        name: A folder that ``gen3d train`` or ``gen3d import`` wrote, the name of a shipped model, or a hub id in the local hub cache.
+        name: A folder that ``gen3d train`` or ``gen3d import`` wrote, the name of a shipped model, or a hub id in the
+            local hub cache.
 
     Raises:
         UserError: There is no such model, or its files are damaged.

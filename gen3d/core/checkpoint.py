@@ -80,7 +80,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def save_model(system: System, folder: Path, *, dtype: torch.dtype | None = None, card: str | None = None) -> None:
-    """Write a saved model: ``model_index.json``, one folder per component, ``scheduler/`` where diffusers has one, a model card.
+    """Write a saved model: an index, one folder per component, ``scheduler/`` where diffusers has one, a model card.
 
     Args:
         system: What to save.
@@ -143,7 +143,7 @@ def load_system(kind: type[S], folder: Path) -> S:
     for name in kind.components:
         tree = read_json(folder / name / "config.json")
         tree.pop("_class_name", None)
-        if name in {f for f in kind.Config.__dataclass_fields__}:
+        if name in kind.Config.__dataclass_fields__:
             config[name] = tree
     system = kind(build(kind.Config, config, str(folder / INDEX)))
     system.provenance = dict(index.get("provenance", {}))

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML mapping and lay ``a.b=value`` overrides over it; ``${NAME}`` in strings is taken from the environment.
+    """Read a YAML mapping under ``a.b=value`` overrides; ``${NAME}`` in strings comes from the environment.
 
     Raises:
         UsageError: The file is missing or no mapping, or an override is not of the form ``key=value``.
@@ -61,7 +61,8 @@ def expand(tree: Any) -> Any:
 def build(kind: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     """Build a configuration dataclass from a tree of plain values.
 
-    Fields that are dataclasses are built from sub-trees; where a field may be one of several dataclasses, the sub-tree's ``kind`` names it.
+    Fields that are dataclasses are built from sub-trees; where a field may be one of several dataclasses, the
+    sub-tree's ``kind`` names it.
 
     Args:
         kind: The dataclass.

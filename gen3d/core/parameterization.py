@@ -1,11 +1,13 @@
 r"""From a network's output to a denoiser's: four coefficients and their training half.
 
-Coordinates are variance exploding, $x = x_0 + \sigma n$ (Karras et al. 2022, https://arxiv.org/abs/2206.00364). A network $F$ becomes a
+Coordinates are variance exploding, $x = x_0 + \sigma n$ (Karras et al. 2022, https://arxiv.org/abs/2206.00364). A
+network $F$ becomes a
 denoiser by
 
 $$D(x, \sigma) = c_{skip}(\sigma)\, x + c_{out}(\sigma)\, F(c_{in}(\sigma)\, x,\; c_{noise}(\sigma)).$$
 
-Training takes the squared error of $F$ itself, the published loss of each prediction type; in terms of $x_0$ that is the weight
+Training takes the squared error of $F$ itself, the published loss of each prediction type; in terms of $x_0$ that is
+the weight
 $1 / c_{out}^2$. Where sigma is drawn is the business of the noise levels.
 """
 
@@ -21,13 +23,15 @@ SIGMA_MAX = 1e4  # stands for an infinite noise level: zero terminal SNR, flow a
 
 @dataclass(frozen=True)
 class Betas:
-    r"""A discrete DDPM chain (Ho et al. 2020), $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$ with linear betas.
+    r"""A discrete DDPM chain (Ho et al. 2020), $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$ with linear
+    betas.
 
     Attributes:
         steps: Length of the chain; the network is told t = 0 ... steps - 1.
         start: First beta.
         end: Last beta.
-        zero_terminal_snr: Rescale so that the last step is pure noise (Lin et al. 2024, Algorithm 1); its sigma is 1e4.
+        zero_terminal_snr: Rescale so that the last step is pure noise (Lin et al. 2024, Algorithm 1); its sigma is
+            1e4.
     """
 
     steps: int = 1000
@@ -61,7 +65,7 @@ class Betas:
         return self.table[(u * self.steps).long().clamp(0, self.steps - 1)]
 
     def embed(self, sigma: Tensor) -> Tensor:
-        """Return t, interpolated in log sigma: the integer itself at a table value, clamped at both ends, (B,) -> (B,)."""
+        """Return t, (B,) -> (B,): linear in log sigma, the integer itself at a table value, clamped at both ends."""
         table = self.table.to(sigma.device)
         sigma = sigma.double().clamp(table[0], table[-1])
         low = (torch.searchsorted(table, sigma, right=True) - 1).clamp(0, self.steps - 2)
@@ -71,7 +75,8 @@ class Betas:
 
 @dataclass(frozen=True)
 class LogNormal:
-    r"""Continuous noise levels, $\ln\sigma \sim N(mean, std^2)$ in training, $c_{noise} = time\_scale \ln(\sigma) / 4$ (Karras et al. 2022, table 1).
+    r"""Continuous noise levels, $\ln\sigma \sim N(mean, std^2)$ in training, $c_{noise} = time\_scale \ln(\sigma) /
+    4$ (Karras et al. 2022, table 1).
 
     Attributes:
         mean: Mean of ln sigma.
@@ -99,7 +104,8 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class FlowTime:
-    r"""Noise levels of rectified flow, $\sigma = t / (1 - t)$ with t uniform in training (Liu et al. 2023); the network is told 1000 t.
+    r"""Noise levels of rectified flow, $\sigma = t / (1 - t)$ with t uniform in training (Liu et al. 2023); the
+    network is told 1000 t.
 
     Attributes:
         sigma_min: Lowest level of a sampling grid.
@@ -154,7 +160,7 @@ class Prediction:
         return Coefficients(c_in.float(), c_skip.float(), c_out.float(), self.levels.embed(sigma))
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Return the weight of the squared error of x0, the published loss on the network's own output, (B,) -> (B,)."""
+        """Return the weight of the squared error of x0, (B,) -> (B,): the published loss on the network's output."""
         return self.curve(sigma.double())[2].square().reciprocal().float()
 
 

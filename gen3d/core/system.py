@@ -57,7 +57,8 @@ class Sampling:
 class System(nn.Module):
     """A published method: what the trainer trains and what a tool asks.
 
-    A subclass is built from its frozen configuration dataclass ``Config`` alone (which has at least ``contrasts``, ``parameterization`` and
+    A subclass is built from its frozen configuration dataclass ``Config`` alone (which has at least ``contrasts``,
+    ``parameterization`` and
     ``sampling``) and lists in ``components`` the child modules that are saved, one folder each.
 
     Attributes:
@@ -68,6 +69,7 @@ class System(nn.Module):
     name: ClassVar[str]
     Config: ClassVar[type]
     components: ClassVar[tuple[str, ...]] = ("network",)
+    preparation: ClassVar[tuple[str, ...]] = ("contrasts", "axes", "intensity")  # configuration that prepare depends on
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class System(nn.Module):
         self.provenance: dict[str, Any] = {}
 
     def measure(self, cases: Sequence[Prepared]) -> "System":
-        """Return the system with what it must know of the training set (subband statistics, grey-scale ranges); by default itself."""
+        """Return the system with what it must know of the training set, such as subband statistics."""
         return self
 
     def prepare(self, case: Case) -> Prepared:
@@ -83,7 +85,7 @@ class System(nn.Module):
         raise NotImplementedError
 
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
-        """Turn a case into tensors with a batch axis of 1: by key a random augmented crop, without one the whole volume as it is.
+        """Turn a case into tensors, batch axis 1: by key a random augmented crop, else the whole volume as it is.
 
         A whole volume's example also holds ``prepared``, the Prepared case with the way back to the file's grid.
         """
@@ -98,7 +100,7 @@ class System(nn.Module):
         raise NotImplementedError
 
     def window(self, contrast: str) -> tuple[float, float]:
-        """Return the values on the model's scale that are written as 0 and 1000 when a contrast has no intensity scale of its own."""
+        """Return the values on the model's scale that become 0 and 1000 where no scan sets the intensity scale."""
         raise NotImplementedError
 
     def condition(self, example: Example) -> Condition:
@@ -110,7 +112,7 @@ class System(nn.Module):
         raise NotImplementedError
 
     def start(self, example: Example, keys: Sequence[Key], sigma: float) -> Tensor:
-        """Return the initial coordinates: noise of standard deviation ``sigma`` in the space's shape, one key per item."""
+        """Return the initial coordinates: noise of standard deviation ``sigma``, one key per item."""
         raise NotImplementedError
 
     def denoise(self, condition: Condition, keys: Sequence[Key]) -> Denoise:

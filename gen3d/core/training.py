@@ -38,7 +38,8 @@ class TrainConfig:
         betas: AdamW's decay rates.
         weight_decay: AdamW's weight decay.
         clip: Largest norm of an objective's gradient; none for no clipping.
-        ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for no averaging.
+        ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for
+            no averaging.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         checkpoint_every: Steps between checkpoints; the last step always has one.
         log_every: Steps between lines of the log.
@@ -76,7 +77,7 @@ class Report(dict[str, float]):
 
 
 class Draws(Dataset[Example]):
-    """Item i of a run as an example, a function of ``seed/step/item`` alone, so that any worker or resumed run draws the same."""
+    """Item i of a run as an example, a function of its key alone: any worker or resumed run draws the same."""
 
     def __init__(
         self, system: System, cases: Sequence[Prepared], weights: Sequence[float], config: TrainConfig
@@ -172,7 +173,8 @@ class Optimization:
 class Trainer:
     """Trains a system on prepared cases into a run folder, resuming there if it holds a checkpoint.
 
-    The run folder gets ``checkpoint.pt`` (atomic), ``log.jsonl`` and at the end ``model/``, the averaged weights as a saved model.
+    The run folder gets ``checkpoint.pt`` (atomic), ``log.jsonl`` and at the end ``model/``, the averaged weights as a
+    saved model.
 
     Args:
         system: What to train.

@@ -45,7 +45,7 @@ def keep(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
 
 
 def tiled(denoise: Callable[[Tensor, Tensor, Window], Tensor], size: Sequence[int], overlap: float = 0.25) -> Denoise:
-    """Denoise a whole volume by windows and blend them; noise and sampler state belong to the volume, so there are no seams.
+    """Denoise a volume by windows and blend them; noise and sampler state belong to the volume: no seams.
 
     Args:
         denoise: (window of x, sigma, where it is) -> x0 of that window.

@@ -29,13 +29,15 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         f"A `{system.name}` model of gen3d. What it writes is **synthetic**: never for diagnosis.",
         "",
         "## Trained on",
-        f"{facts.get('patients', 0)} patients ({facts.get('cases', 0)} scans or studies) and {facts.get('phantoms', 0)} simulated brains.",
+        f"{facts.get('patients', 0)} patients ({facts.get('cases', 0)} scans or studies) "
+        f"and {facts.get('phantoms', 0)} simulated brains.",
         "A demonstration: train on your own data before you rely on anything.",
         "",
         *[f"- {licence}" for licence in licences],
         "",
         f"{training.get('steps', 0)} steps of {training.get('batch', 0)} on {training.get('device', '?')}, "
-        f"{training.get('cpu_minutes', 0)} CPU minutes, computed in {training.get('computed_in', '?')}, seed {training.get('seed', 0)}.",
+        f"{training.get('cpu_minutes', 0)} CPU minutes, computed in {training.get('computed_in', '?')}, "
+        f"seed {training.get('seed', 0)}.",
         "",
         "## Scores",
         scores or "None measured.",

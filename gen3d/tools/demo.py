@@ -1,4 +1,4 @@
-"""``make demo``: the shipped model fills in a hidden FLAIR of a patient that it has not seen, and is scored against the truth.
+"""``make demo``: the shipped model makes the hidden FLAIR of a patient it has not seen, and is scored on the truth.
 
 Run as ``python -m gen3d.tools.demo``; leaves ``demo/``.
 """
@@ -39,9 +39,9 @@ def demo(out: Path = Path("demo"), model: str | Path = MODEL, hidden: str = HIDD
 
     Args:
         out: Where results go.
-        model: A completion model; ``baseline.json`` in its folder gives the regression's coefficients,
-            ``{"t2f": {"given": ["t1n", "t1c", "t2w"], "coefficients": [...]}}``, and ``regression/`` in it a saved model of
-            the same size trained by squared error alone.
+        model: A completion model. ``baseline.json`` in its folder gives the regression's coefficients,
+            ``{"t2f": {"given": ["t1n", "t1c", "t2w"], "coefficients": [...]}}``; ``regression/`` in it is a saved model
+            of the same size trained by squared error alone.
         hidden: Which contrast.
 
     Raises:
@@ -80,9 +80,7 @@ def unseen_case(out: Path) -> tuple[Path, str]:
     for home in [Path(named)] if named else homes:
         if (home / UNSEEN).is_dir():
             return (home / UNSEEN).resolve(), "a real test case that the model has not seen"
-    words = (
-        f"simulated (seed {UNUSED_SEED}, never trained on), for there is no {UNSEEN} in GEN3D_DATA or ../shared/data"
-    )
+    words = f"simulated (seed {UNUSED_SEED}, never trained on): no {UNSEEN} in GEN3D_DATA or ../shared/data"
     return write_phantom(out / "input", UNUSED_SEED, (182, 218, 182), 1.0, lesion="tumour"), words
 
 
@@ -151,8 +149,9 @@ def reading(scores: Mapping[str, CompletionScore]) -> str:
     name, rival = max(others, key=lambda row: row[1].brain)
     gain = ours.brain - rival.brain
     return (
-        f"Higher is better. The brain's PSNR counts most: ours is {gain:+.2f} dB against the best row beside it ({name}); "
-        f"1 dB is {100 * (1 - 10**-0.1):.0f} % of the squared error. The whole volume's is flattered by its background."
+        f"Higher is better. The brain's PSNR counts most: ours is {gain:+.2f} dB against the best row beside it "
+        f"({name}); 1 dB is {100 * (1 - 10**-0.1):.0f} % of the squared error. The whole volume's PSNR is flattered by "
+        "its background."
     )
 
 
@@ -174,11 +173,10 @@ def compare(path: Path, case: Case, given: Mapping[str, Volume], true: Volume, s
         panel(matched, f"{name}, synthetic"),
         panel((matched - true.voxels) * brain.numpy(), "synthetic - truth", "difference"),
     ]
-    footer = (
-        f"Framed columns are synthetic, made by {MODEL}; not for diagnosis. The truth was never shown to the model."
-    )
+    footer = f"Framed columns are synthetic, by {MODEL}; not for diagnosis. The truth was never shown to the model."
+    lesion = case.lesion.voxels > 0 if case.lesion else None
     with appearing(path) as temporary:
-        draw(temporary, panels, f"{case.name}: {name} hidden and made anew", footer, brain.numpy())
+        draw(temporary, panels, f"{case.name}: {name} hidden and made anew", footer, brain.numpy(), lesion)
 
 
 def main() -> int:

@@ -60,7 +60,6 @@ def generate(
     loaded = open_model(model, device)
     resize(loaded.system, size)
     walk = choose_walk(loaded.system, sampler, steps)
-    note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
     several = len(loaded.system.config.contrasts) > 1
     protect(out, [])
     paths: list[Path] = []
@@ -80,6 +79,7 @@ def generate(
         paths += wanted
     with delivered(out) as folder:
         contact_sheet(folder / SHEET, paths, loaded)
+    note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
     return paths
 
 

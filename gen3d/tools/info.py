@@ -43,6 +43,8 @@ def show_model(name: str | Path) -> None:
     """Say what one model is: system, contrasts, size, training data, scores, licence."""
     folder = find_model(name)
     table = Table(show_header=False, title=f"{name}", title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in model_facts(folder).items():
         table.add_row(key, value)
     console = Console()

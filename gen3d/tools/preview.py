@@ -38,8 +38,29 @@ class Panel:
     limits: tuple[float, float] | None = None
 
 
-def draw(path: Path, panels: Sequence[Panel], title: str, footer: str = "", mask: np.ndarray | None = None) -> None:
-    """Write a PNG of all panels, one column each, in three planes through the middle of ``mask``.
+@dataclass(frozen=True)
+class View:
+    """What is shown of arrays turned to ``VIEW``: a box, its voxels' size in mm, and where the three planes cut it."""
+
+    box: tuple[slice, ...]
+    spacing: tuple[float, float, float]
+    cut: tuple[int, ...]
+
+    @property
+    def extent_mm(self) -> tuple[float, ...]:
+        """Size of the box along each axis."""
+        return tuple((s.stop - s.start) * d for s, d in zip(self.box, self.spacing, strict=True))
+
+
+def draw(
+    path: Path,
+    panels: Sequence[Panel],
+    title: str,
+    footer: str = "",
+    mask: np.ndarray | None = None,
+    focus: np.ndarray | None = None,
+) -> None:
+    """Write a PNG of all panels, one column each, in three planes.
 
     Pixels keep the proportions of the voxels' spacing; axial and coronal views have the patient's right on the left.
 
@@ -48,31 +69,38 @@ def draw(path: Path, panels: Sequence[Panel], title: str, footer: str = "", mask
         panels: Columns.
         title: Of the whole picture.
         footer: Small print below.
-        mask: Foreground, (X, Y, Z) in the volumes' own axes; by default where the first volume isn't 0.
+        mask: Foreground, (X, Y, Z) in the volumes' own axes, that the picture is cropped to; by default where the first
+            volume isn't 0.
+        focus: A mask, such as a lesion's, whose centre the planes cut; by default the middle of the foreground.
     """
     from gen3d import __version__
 
     first = panels[0].volume
-    inside = Volume(first.voxels != 0 if mask is None else mask, first.affine).reoriented(VIEW)
-    box = bounding_box(np.asarray(inside.voxels))
-    figure, cells = layout(len(panels), box, inside.spacing)
+    view = view_of(first.voxels != 0 if mask is None else mask, focus, first.affine)
+    figure, cells = layout(len(panels), view)
     for column, panel in enumerate(panels):
         voxels = panel.volume.reoriented(VIEW).voxels
         low, high = panel.limits or limits(voxels, panel.kind)
         for plane in range(3):
-            show(cells[plane][column], voxels, plane, box, inside.spacing, panel, low, high)
+            show(cells[plane][column], voxels, plane, view, panel, low, high)
         head(cells[0][column], panel, low, high)
     for plane in range(3):
-        cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9)
+        cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9, labelpad=12)
     figure.suptitle(title, color=INK, fontsize=13, x=0.02, y=0.985, ha="left", va="top")
     note = f"{footer}\nRadiological view: R is the patient's right, shown on the left; sagittal: anterior on the left."
     figure.text(0.02, 0.012, note.strip(), color=FAINT, fontsize=7.5, ha="left", va="bottom")
-    about = {
-        "Software": f"gen3d {__version__}",
-        "Title": title,
-        "Description": "contains synthetic images; not for diagnosis",
-    }
+    about = {"Software": f"gen3d {__version__}", "Title": title, "Description": "synthetic images; not for diagnosis"}
     figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata=about, format="png")
+
+
+def view_of(mask: np.ndarray, focus: np.ndarray | None, affine: np.ndarray) -> View:
+    """Return the box around a mask and the planes through the middle of it, or of ``focus`` where that isn't empty."""
+    inside = Volume(mask, affine).reoriented(VIEW)
+    box = bounding_box(inside.voxels)
+    cut = [(s.start + s.stop) // 2 for s in box]
+    if focus is not None and focus.any():
+        cut = [round(float(at.mean())) for at in np.nonzero(Volume(focus, affine).reoriented(VIEW).voxels)]
+    return View(tuple(box), inside.spacing, tuple(cut))
 
 
 def bounding_box(mask: np.ndarray) -> list[slice]:
@@ -85,18 +113,18 @@ def bounding_box(mask: np.ndarray) -> list[slice]:
     return box
 
 
-def layout(columns: int, box: Sequence[slice], spacing: Sequence[float]) -> tuple["Figure", list[list["Axes"]]]:
-    """Make a dark figure with three rows of cells as high as the brain is in each plane."""
+def layout(columns: int, view: View) -> tuple["Figure", list[list["Axes"]]]:
+    """Make a dark figure with three rows of cells as high as the foreground is in each plane."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    x, y, z = ((s.stop - s.start) * d for s, d in zip(box, spacing, strict=True))
+    x, y, z = view.extent_mm
     widest, heights = max(x, y), (y, z, z)
     inch = 2.3 / widest
-    size = max(4.6, inch * widest * columns * 1.06 + 0.4), inch * sum(heights) * 1.03 + 1.35
+    size = max(4.6, inch * widest * columns * 1.06 + 0.5), inch * sum(heights) * 1.03 + 1.35
     figure = Figure(figsize=size, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    edges: dict[str, Any] = {"left": 0.32 / size[0], "right": 1 - 0.08 / size[0], "wspace": 0.05, "hspace": 0.03}
+    edges: dict[str, Any] = {"left": 0.42 / size[0], "right": 1 - 0.08 / size[0], "wspace": 0.05, "hspace": 0.03}
     grid = figure.add_gridspec(3, columns, height_ratios=heights, bottom=0.5 / size[1], top=1 - 0.85 / size[1], **edges)
     return figure, [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(3)]
 
@@ -114,21 +142,15 @@ def limits(voxels: np.ndarray, kind: str) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def show(
-    cell: "Axes", voxels: np.ndarray, plane: int, box: Sequence[slice], spacing: Sequence[float], panel: Panel,
-    low: float, high: float,
-) -> None:  # fmt: skip
-    """Draw one plane through the middle of the box: axial, coronal or sagittal."""
+def show(cell: "Axes", voxels: np.ndarray, plane: int, view: View, panel: Panel, low: float, high: float) -> None:
+    """Draw one plane: axial, coronal or sagittal."""
     across = 2 - plane
-    index: list[Any] = list(box)
-    index[across] = (box[across].start + box[across].stop) // 2
-    rows_mm, columns_mm = [
-        (s.stop - s.start) * d for a, (s, d) in enumerate(zip(box, spacing, strict=True)) if a != across
-    ][::-1]
-    colours = {"image": "gray", "std": "inferno", "difference": "RdBu_r"}[panel.kind]
+    index: list[Any] = list(view.box)
+    index[across] = view.cut[across]
+    columns_mm, rows_mm = (mm for axis, mm in enumerate(view.extent_mm) if axis != across)
     cell.imshow(
         voxels[tuple(index)].T,
-        cmap=colours,
+        cmap=colours(panel.kind),
         vmin=low,
         vmax=high,
         origin="upper" if plane == 0 else "lower",
@@ -142,11 +164,20 @@ def show(
         edge.set_color(ALARM if panel.synthetic else "#30363d")
         edge.set_linewidth(1.4 if panel.synthetic else 0.8)
     if plane < 2:
-        cell.text(0.02, 0.5, "R", color=FAINT, fontsize=8, ha="left", va="center", transform=cell.transAxes)
+        cell.text(-0.02, 0.5, "R", color=FAINT, fontsize=8, ha="right", va="center", transform=cell.transAxes)
     if panel.synthetic and plane == 0:
-        back = {"facecolor": BACKGROUND, "edgecolor": ALARM, "alpha": 0.85, "boxstyle": "round,pad=0.25"}
-        cell.text(0.5, 0.04, "SYNTHETIC", color=ALARM, fontsize=13, fontweight="bold", ha="center", va="bottom",
-                  transform=cell.transAxes, bbox=back)  # fmt: skip
+        box = {"facecolor": BACKGROUND, "edgecolor": ALARM, "alpha": 0.85, "boxstyle": "round,pad=0.25"}
+        words: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "ha": "center", "va": "bottom", "bbox": box}
+        cell.text(0.5, 0.04, "SYNTHETIC", color=ALARM, transform=cell.transAxes, **words)
+
+
+def colours(kind: str) -> Any:
+    """Return the colours of a kind of panel; a difference is black where there is none."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if kind == "difference":
+        return LinearSegmentedColormap.from_list(kind, ["#9ad0ff", "#2f81f7", "black", "#f0563a", "#ffc2a8"])
+    return {"image": "gray", "std": "inferno"}[kind]
 
 
 def head(cell: "Axes", panel: Panel, low: float, high: float) -> None:

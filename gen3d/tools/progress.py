@@ -34,6 +34,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    above = sys.stdout.isatty()  # elsewhere results must reach standard output itself
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
         task = progress.add_task(what, total=total, words="")
         yield lambda done, words: progress.update(task, completed=done, words=words)

@@ -87,7 +87,6 @@ def synthesize(
     walk = choose_walk(loaded.system, sampler, steps) if mode == "sample" else None
     names = None if missing is None else tuple(dict.fromkeys(known(name, loaded.system) for name in missing))
     request = Request(names, mode, count, seed, scan)
-    note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
     written: list[Path] = []
     failures = 0
     for index, folder in enumerate(cases):
@@ -98,8 +97,6 @@ def synthesize(
         try:
             plan = make_plan(folder, place_of(folder, source, out), loaded.system, request)
             paths = [plan.folder / name for name in plan.names(request) if name.endswith(ENDINGS)]
-            for warning in plan.warnings:
-                note(f"{plan.case.name}: {warning}")
             if plan.missing and not dry_run:
                 complete(plan, loaded, request, walk, of_all)
         except Exception as error:
@@ -110,6 +107,10 @@ def synthesize(
             continue
         finally:
             of_all(1.0, folder.name)
+        if paths and not written:
+            note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
+        for warning in plan.warnings:
+            note(f"{plan.case.name}: {warning}")
         done(plan, paths)
         written += paths
     if failures:

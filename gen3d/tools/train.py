@@ -121,7 +121,8 @@ def run_training(
 ) -> Path:
     """Train what a configuration file says and return the folder of the saved model.
 
-    A run folder that holds a checkpoint is resumed. ``dry_run`` builds everything, prints what would be done, and trains nothing.
+    A run folder that holds a checkpoint is resumed. ``dry_run`` builds everything, prints what would be done, and
+    trains nothing.
 
     Raises:
         UserError: Whatever keeps the run from starting or going on, in one line.
@@ -211,9 +212,7 @@ def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
 
 def preparation(experiment: Experiment, system: System) -> tuple[object, ...]:
     """Return what the preparation of a case depends on, for the cache."""
-    config = system.config
-    parts = ("contrasts", "axes", "intensity", "size")
-    return (experiment.system, *(repr(getattr(config, part, None)) for part in parts))
+    return (experiment.system, *(getattr(system.config, part) for part in system.preparation))
 
 
 def real_cases(source: Source, data: DataConfig) -> dict[str, list[Path]]:

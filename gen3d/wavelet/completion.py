@@ -19,24 +19,17 @@ from gen3d.core.wrap import Denoise, Window, keep, tiled
 from gen3d.data.intensity import Intensity
 from gen3d.data.patches import random_start, window
 from gen3d.data.prepare import prepare
+from gen3d.nn.compact_unet import CompactUNet
 from gen3d.nn.unet import UNet, UNetConfig
-from gen3d.spaces.wavelet import Wavelet
+from gen3d.spaces.wavelet import Wavelet, WaveletConfig
 
-
+NETWORKS = {"compact": CompactUNet, "unet": UNet}
 KNOTS = 65
 
 
 @dataclass(frozen=True)
-class SpaceConfig:
-    """The wavelet space: ``levels`` 1 or 2, ``scale`` as in gen3d.spaces.wavelet."""
-
-    levels: int = 1
-    scale: Literal["wdm", "orthonormal", "sqrt8", "statistics"] = "sqrt8"
-
-
-@dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the given contrasts, so that a network trained on few scanners meets many; the target stays as it is.
+    """Random changes of the given contrasts, so that a network from few scanners meets many; targets stay as they are.
 
     Attributes:
         gain: Standard deviation of the logarithm of a factor on each contrast.
@@ -44,7 +37,8 @@ class Augmentation:
         bend: Standard deviation of a quadratic change of the grey scale.
         ramp: Standard deviation of a linear field across the patch.
         noise: Largest standard deviation of white noise.
-        mix: Standard deviation of the share of every other given contrast that bleeds into one, as with another weighting.
+        mix: Standard deviation of the share of every other given contrast that bleeds into one, as with another
+            weighting.
         flip: Probability of swapping left and right.
     """
 
@@ -63,12 +57,15 @@ class CompletionConfig:
 
     Attributes:
         contrasts: What the model knows; each may be given or missing.
-        targets: The contrasts that may be missing; all by default. ``(mr,)`` of ``(ct, mr)`` is plain image translation.
+        targets: The contrasts that may be missing; all by default. ``(mr,)`` of ``(ct, mr)`` is plain image
+            translation.
         axes: Axis codes of the model's arrays.
         intensity: How each contrast's grey scale is found.
-        equalize: Give the known contrasts by their rank among the brain's voxels, which no scanner's grey scale changes.
+        equalize: Give the known contrasts by their rank among the brain's voxels, which no scanner's grey scale
+            changes.
         space: The coordinates that diffuse.
-        network: The U-Net; its input channels are twice its output channels, noisy ones first, then known ones.
+        architecture: Our compact U-Net, or the published one.
+        network: Its shape; its input channels are twice its output channels, noisy ones first, then known ones.
         parameterization: The four coefficients and where sigma is drawn.
         patch: Voxels of a training patch, (X, Y, Z).
         windows: Voxels that are denoised at a time, (X, Y, Z); larger volumes are denoised by overlapping windows.
@@ -78,7 +75,8 @@ class CompletionConfig:
         lesion: Weight of voxels inside the lesion mask, where there is one.
         augmentation: Random changes of the given contrasts.
         sampling: How ``--mode sample`` draws unless asked otherwise.
-        ranges: For each contrast, the 0.1 and 99.9 percentiles on the model's scale, (low, high), means over the training set;
+        ranges: For each contrast, the 0.1 and 99.9 percentiles on the model's scale, (low, high), means over the
+            training set;
             they become 0 and 1000 when a contrast without an intensity scale of its own is written.
     """
 
@@ -87,7 +85,8 @@ class CompletionConfig:
     axes: str = "RAS"
     intensity: Intensity = Intensity(rule="robust")
     equalize: bool = True
-    space: SpaceConfig = SpaceConfig()
+    space: WaveletConfig = WaveletConfig(scale="sqrt8")
+    architecture: Literal["compact", "unet"] = "compact"
     network: UNetConfig = UNetConfig(
         in_channels=64, out_channels=32, width=32, multipliers=(1, 2, 4), blocks=1, present=4
     )
@@ -118,7 +117,8 @@ class CompletionConfig:
 class Completion(System):
     """Any-to-any completion: known contrasts as channels, missing ones diffuse in wavelet space.
 
-    The loss is the squared error of $x_0$ in voxels, in units of each contrast's window, weighted by $1 / c_{out}^2$ (Karras et al. 2022);
+    The loss is the squared error of $x_0$ in voxels, in units of each contrast's window, weighted by $1 / c_{out}^2$
+    (Karras et al. 2022);
     a share of the items is drawn at $x = 0$ and sigma_max, where the minimiser is the expected image.
     """
 
@@ -129,13 +129,13 @@ class Completion(System):
 
     def __init__(self, config: CompletionConfig) -> None:
         super().__init__(config)
-        self.network = UNet(config.network)
+        self.network = NETWORKS[config.architecture](config.network)
         self.space = Wavelet(config.space.levels, config.space.scale)
         self.denoiser = Denoiser(self.network, config.parameterization)
         self.knots: dict[str, np.ndarray] = {}
 
     def measure(self, cases: Sequence[Prepared]) -> "Completion":
-        """Return the system with the mean window of each contrast and, where the space asks for them, subband statistics."""
+        """Return the system with each contrast's mean window and, where the space asks for them, subband statistics."""
         ranges = []
         for channel in range(len(self.config.contrasts)):
             scales = [scale for case in cases if (scale := case.scales[channel])]
@@ -156,7 +156,8 @@ class Completion(System):
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
         """Return tensors with a batch axis of 1.
 
-        ``voxels`` (1, C, X, Y, Z) are clean, ``known`` the same after augmentation, ``present`` (1, C) says what is given, ``target`` (1, C)
+        ``voxels`` (1, C, X, Y, Z) are clean, ``known`` the same after augmentation, ``present`` (1, C) says what is
+        given, ``target`` (1, C)
         what is asked for, ``weight`` (1, 1, X, Y, Z) where the loss looks, ``width`` (1, C) each contrast's window.
         """
         prepared = case if isinstance(case, Prepared) else self.prepare(case)
@@ -189,7 +190,7 @@ class Completion(System):
         return tensors
 
     def equalized(self, voxels: Tensor, prepared: Prepared) -> Tensor:
-        """Return each contrast by rank, -1.7 for the darkest voxel of the brain, 1.7 for the brightest, -2.5 outside."""
+        """Return each contrast by rank, -1.7 for the brain's darkest voxel, 1.7 for the brightest, -2.5 outside."""
         if not self.config.equalize:
             return voxels
         if prepared.name not in self.knots:
@@ -256,7 +257,8 @@ class Completion(System):
         for name in missing:
             if name not in targets:
                 raise UserError(
-                    f"contrast '{name}': this model makes {', '.join(targets)}{nearest(name, targets)}; use another --model"
+                    f"contrast '{name}': this model makes {', '.join(targets)}{nearest(name, targets)}; "
+                    "use another --model"
                 )
         if not any(name in self.config.contrasts for name in given):
             raise UserError(
@@ -294,7 +296,7 @@ class Completion(System):
         error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
         weight = example["weight"] * example["target"][..., None, None, None]
         item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
-        item = 36 * item * self.config.parameterization.weight(sigma)
+        item = 36 * item * self.config.parameterization.weight(sigma).to(device)
         return {
             "mean": torch.where(mean, item, 0).mean(),
             "noisy": torch.where(mean, 0, item).mean(),

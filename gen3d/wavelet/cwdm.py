@@ -72,6 +72,7 @@ class CWDM(System):
     name = "cwdm"
     Config = CWDMConfig
     components = ("networks", "space")
+    preparation = ("contrasts", "axes", "intensity", "size")
     config: CWDMConfig
 
     def __init__(self, config: CWDMConfig) -> None:

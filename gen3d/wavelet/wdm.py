@@ -79,6 +79,7 @@ class WDM(System):
     name = "wdm"
     Config = WDMConfig
     components = ("network", "space")
+    preparation = ("contrasts", "axes", "intensity", "canvas", "pool")
     config: WDMConfig
 
     def __init__(self, config: WDMConfig) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gen3d.core.config import build, read_yaml, to_tree
 from gen3d.core.error import UsageError
-from gen3d.core.parameterization import EDM, Betas, Flow, LogNormal, X0
+from gen3d.core.parameterization import EDM, X0, Betas, Flow, LogNormal
 from gen3d.wavelet.completion import CompletionConfig
 
 
@@ -20,7 +20,10 @@ def test_round_trip(parameterization: X0 | EDM | Flow) -> None:
     ("tree", "says"),
     [
         ({"patsch": [1, 1, 1]}, "patsch: unknown key (did you mean 'patch'?)"),
-        ({"network": {"in_channels": 64, "out_channels": 32, "widht": 8}}, "network.widht: unknown key (did you mean 'width'?)"),
+        (
+            {"network": {"in_channels": 64, "out_channels": 32, "widht": 8}},
+            "network.widht: unknown key (did you mean 'width'?)",
+        ),
         ({"parameterization": {"kind": "EMD"}}, "did you mean 'EDM'?"),
         ({"patch": [1, 2]}, "patch: expected 3 values, found 2"),
         ({"mean_share": "much"}, "mean_share: expected float, found 'much'"),

@@ -18,7 +18,9 @@ sizes = st.tuples(*[st.integers(2, 24)] * 3)
 def test_windows_cover_everything(shape: tuple[int, ...], size: tuple[int, ...], overlap: float) -> None:
     seen = torch.zeros(shape)
     for window in windows_over(shape, size, overlap):
-        assert all(0 <= w.start < w.stop <= n and w.stop - w.start <= m for w, n, m in zip(window, shape, size, strict=True))
+        assert all(
+            0 <= w.start < w.stop <= n and w.stop - w.start <= m for w, n, m in zip(window, shape, size, strict=True)
+        )
         seen[window] += 1
     assert seen.min() >= 1
 

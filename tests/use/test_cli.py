@@ -1,0 +1,119 @@
+"""The command line itself: fast help, exit codes, one line for whatever goes wrong."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import gen3d as package
+from gen3d import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_help_comes_at_once() -> None:
+    def seconds() -> float:
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    times = []
+    for _ in range(3):
+        before = seconds()
+        said = subprocess.run([sys.executable, "-m", "gen3d.cli", "--help"], capture_output=True, text=True, check=True)
+        times.append(seconds() - before)
+    assert min(times) < 0.5
+    assert all(command in said.stdout for command in ("train", "synthesize", "generate", "import", "info"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from gen3d.cli import run; run(['--help']); run(['synthesize', '--help']);"
+        "print(*sorted({'torch', 'numpy', 'nibabel', 'matplotlib', 'scipy'} & set(sys.modules)), 'end')"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "end"
+
+
+def test_version(gen3d: Run) -> None:
+    assert gen3d("--version") == (0, f"gen3d {package.__version__}\n", "")
+
+
+def test_without_arguments_it_helps(gen3d: Run) -> None:
+    status, said, _ = gen3d()
+    assert (status, said.startswith("Usage: gen3d")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["synthesise"], "Did you mean 'synthesize'?"),
+        (["synthesize"], "Missing option '-i'"),
+        (["synthesize", "-i", "a", "-o", "b", "--sampels", "3"], "--samples"),
+        (["synthesize", "-i", "a", "-o", "b", "--samples", "0"], "Invalid value for '--samples'"),
+        (["synthesize", "-i", "a", "-o", "b", "c"], "'c': unexpected"),
+        (["generate", "--model", "m", "-o", "b", "--size", "1", "2"], "requires 3 arguments"),
+        (["train", "smoke_nothing"], "neither a file nor shipped"),
+        (["import", "wdn", "x.pt", "-o", "y"], "'wdn' is unknown (did you mean 'wdm'?)"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(gen3d: Run, arguments: list[str], words: str) -> None:
+    status, said, told = gen3d(*arguments)
+    assert (status, said, told.count("\n")) == (2, "", 1)
+    assert words in told
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("two\nlines")
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_whatever_goes_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["info"], broken) == 1
+    assert capsys.readouterr().err == "gen3d: RuntimeError: two lines (--debug shows where)\n"
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["info", "--debug"], broken) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "in broken" in told
+
+
+@pytest.mark.parametrize("through_typer", [True, False])
+def test_an_interrupt_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, through_typer: bool
+) -> None:
+    monkeypatch.setattr("gen3d.tools.info.show_environment", interrupted)
+    status = cli.run(["info"]) if through_typer else cli.run(["info"], interrupted)
+    told = capsys.readouterr().err
+    assert (status, told.strip()) == (130, "gen3d: interrupted; nothing half written is left")
+
+
+def test_info_lists_systems_and_environment(gen3d: Run) -> None:
+    status, said, _ = gen3d("info")
+    assert status == 0
+    assert "completion" in said
+    assert f"gen3d: {package.__version__}" in said
+
+
+def test_info_tells_all_about_a_model(gen3d: Run, tiny_model: Path) -> None:
+    from gen3d import load
+    from gen3d.core.checkpoint import weights_sha256
+
+    status, said, _ = gen3d("info", tiny_model)
+    held = sum(p.numel() for p in load(tiny_model).parameters())
+    assert status == 0
+    for words in ("completion", "t1n, t1c, t2w, t2f", "3 patients, 2 phantoms", "made up (CC0)", f"{held / 1e6:.2f} M"):
+        assert words in said
+    assert weights_sha256(tiny_model)[:16] in said
+
+
+def test_info_of_no_model_names_the_nearest(gen3d: Run) -> None:
+    status, _, told = gen3d("info", "no-such-model")
+    assert (status, told.count("\n")) == (1, 1)
