@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,7 +144,7 @@ def load_system(kind: type[S], folder: Path) -> S:
     for name in kind.components:
         tree = read_json(folder / name / "config.json")
         tree.pop("_class_name", None)
-        if name in kind.Config.__dataclass_fields__:
+        if name in {f.name for f in fields(kind.Config)}:
             config[name] = tree
     system = kind(build(kind.Config, config, str(folder / INDEX)))
     system.provenance = dict(index.get("provenance", {}))
@@ -190,7 +191,7 @@ def diffusers_scheduler(config: Any) -> dict[str, Any] | None:
     from gen3d.core.parameterization import X0, Betas, Epsilon, Velocity
 
     parameterization = getattr(config, "parameterization", None)
-    kinds = {X0: "sample", Epsilon: "epsilon", Velocity: "v_prediction"}
+    kinds: dict[type, str] = {X0: "sample", Epsilon: "epsilon", Velocity: "v_prediction"}
     levels = getattr(parameterization, "levels", None)
     if type(parameterization) not in kinds or not isinstance(levels, Betas):
         return None

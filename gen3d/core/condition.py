@@ -40,4 +40,8 @@ class Condition:
 
     def window(self, window: Sequence[slice]) -> "Condition":
         """Return the condition of one spatial window (x, y, z); only ``channels`` has a place in space."""
-        return self if self.channels is None else replace(self, channels=self.channels[(..., *window)])
+        return (
+            self
+            if self.channels is None
+            else replace(self, channels=self.channels[(slice(None), slice(None), *window)])
+        )

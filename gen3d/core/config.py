@@ -127,7 +127,7 @@ def convert_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     """Convert to one of several types: None, a plain type, or the dataclass that the value's ``kind`` names."""
     if value is None and type(None) in choices:
         return None
-    classes = {c.__name__: c for c in choices if dataclasses.is_dataclass(c)}
+    classes = {str(c.__name__): c for c in choices if isinstance(c, type) and dataclasses.is_dataclass(c)}
     if classes and isinstance(value, Mapping):
         rest = dict(value)
         name = rest.pop("kind", next(iter(classes)) if len(classes) == 1 else None)

@@ -21,7 +21,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, parameterization: Parameterization) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last_3d)
+        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.parameterization = parameterization
         self.compute_dtype = torch.float32
 

@@ -1,6 +1,7 @@
 """A U-Net of ours with half the work at full size: no extra block on the way up, plain pooling between levels."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as nnf
@@ -31,13 +32,13 @@ class CompactUNet(nn.Module):
             sizes = [inputs, *[outputs] * config.blocks]
             return Stack(
                 ResidualBlock(before, after, 4 * config.width, config.groups, config.dropout)
-                for before, after in zip(sizes, sizes[1:], strict=False)
+                for before, after in pairwise(sizes)
             )
 
         self.embedding = Embedding(config)
         self.stem = Conv(config.in_channels, config.width)
         self.down = Stack(blocks(before, c) for before, c in zip([config.width, *channels], channels, strict=False))
-        self.narrow = Stack(Conv(c, before, kernel=1) for before, c in zip(channels, channels[1:], strict=False))
+        self.narrow = Stack(Conv(c, before, kernel=1) for before, c in pairwise(channels))
         self.up = Stack(blocks(c, c) for c in channels)
         self.out_norm = norm(channels[0], config.groups)
         self.out = zeroed(Conv(channels[0], config.out_channels))
@@ -61,9 +62,10 @@ class CompactUNet(nn.Module):
             for block in blocks:
                 h = block(h, e)
             skips.append(h)
-        for level in reversed(range(len(self.up))):
+        ups = list(self.up)
+        for level in reversed(range(len(ups))):
             if level < len(self.narrow):
                 h = (enlarge(self.narrow[level](h), factor) + skips[level]) / math.sqrt(2)
-            for block in self.up[level]:
+            for block in ups[level]:
                 h = block(h, e)
         return self.out(nnf.silu(self.out_norm(h)))

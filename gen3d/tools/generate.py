@@ -12,7 +12,7 @@ from gen3d.core.error import UsageError, UserError
 from gen3d.core.randomness import derive
 from gen3d.core.system import System
 from gen3d.core.volume import Triple, Volume
-from gen3d.data.nifti import read, write
+from gen3d.data.nifti import write
 from gen3d.tools.delivery import delivered, protect, read_sidecar
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import description, patients, record, sidecar, write_record
@@ -148,7 +148,17 @@ def make(
 
 def contact_sheet(path: Path, scans: list[Path], model: OpenModel) -> None:
     """Draw the first scans side by side."""
-    panels = [Panel(read(scan), scan.name.split(".")[0].replace("_", " "), synthetic=True) for scan in scans[:SHOWN]]
+    panels = [
+        Panel(reopened(scan), scan.name.split(".")[0].replace("_", " "), synthetic=True) for scan in scans[:SHOWN]
+    ]
     title = f"{model.name}: {len(scans)} synthetic scan{'' if len(scans) == 1 else 's'}"
     mask = np.ones(panels[0].volume.shape, dtype=bool)
     draw(path, panels, title, f"Made by {model.name} ({patients(model)}). Not for diagnosis.", mask)
+
+
+def reopened(path: Path) -> Volume:
+    """Read a scan of ours back; unlike a user's it may be constant, from a model that has not learnt yet."""
+    import nibabel as nib
+
+    image: Any = nib.load(path)
+    return Volume(image.get_fdata(dtype=np.float32), image.affine)

@@ -181,7 +181,7 @@ def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
     kind = system_class(experiment.system)
     system = kind(build(kind.Config, experiment.model, "model"))
     groups = [(source.weight, real_cases(source, data)) for source in data.sources]
-    phantoms = {
+    phantoms: dict[str, list[Path]] = {
         f"phantom/{seed}/{data.phantoms.size}/{data.phantoms.spacing_mm}": [] for seed in phantom_seeds(data.phantoms)
     }
     settings = preparation(experiment, system)

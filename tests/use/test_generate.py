@@ -96,3 +96,11 @@ def test_a_model_that_is_given_scans_is_refused(gen3d: Run, tiny_model: Path, tm
 def test_a_model_that_is_given_nothing_does_not_complete(gen3d: Run, model: Path, case: Path, tmp_path: Path) -> None:
     status, _, told = gen3d("synthesize", "-i", case, "-o", tmp_path / "out", "--model", model, "--missing", "t2f")
     assert (status, "use gen3d generate" in told, told.count("\n")) == (1, True, 1)
+
+
+def test_a_model_that_has_not_learnt_yet(tmp_path: Path) -> None:
+    network = UNetConfig(in_channels=8, out_channels=8, width=8, multipliers=(1,), blocks=1, groups=4)
+    save_model(WDM(WDMConfig(canvas=(16, 16, 16), pool=1, network=network)), tmp_path / "new")
+    (path,) = generate(tmp_path / "new", tmp_path / "out", steps=1)
+    assert (np.asarray(nib.load(path).dataobj) == 500).all()
+    assert (tmp_path / "out" / "contact-sheet.png").exists()
