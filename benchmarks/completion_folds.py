@@ -120,7 +120,7 @@ def main() -> None:
     """Run the folds that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", choices=ROWS)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1150)
     parser.add_argument("--folds", nargs="*")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "folds")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "completion_brain_small.yaml")

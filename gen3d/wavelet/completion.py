@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ class Completion(System):
         self.network = NETWORKS[config.architecture](config.network)
         self.space = Wavelet(config.space.levels, config.space.scale)
         self.denoiser = Denoiser(self.network, config.parameterization)
-        self.knots: dict[str, np.ndarray] = {}
+        self.knots: WeakKeyDictionary[Prepared, np.ndarray] = WeakKeyDictionary()
 
     def measure(self, cases: Sequence[Prepared]) -> "Completion":
         """Return the system with each contrast's mean window and, where the space asks for them, subband statistics."""
@@ -193,13 +194,13 @@ class Completion(System):
         """Return each contrast by rank, -1.7 for the brain's darkest voxel, 1.7 for the brightest, -2.5 outside."""
         if not self.config.equalize:
             return voxels
-        if prepared.name not in self.knots:
-            self.knots = {prepared.name: knots(prepared), **dict(list(self.knots.items())[:512])}
+        if prepared not in self.knots:
+            self.knots[prepared] = knots(prepared)
         ranks = np.linspace(-1.7, 1.7, KNOTS)
         floor = floors(prepared)
         channels = [
             torch.from_numpy(np.where(v > f + 1e-3, np.interp(v, k, ranks), -2.5).astype(np.float32))
-            for v, f, k in zip(voxels.numpy(), floor, self.knots[prepared.name], strict=True)
+            for v, f, k in zip(voxels.numpy(), floor, self.knots[prepared], strict=True)
         ]
         return torch.stack(channels)
 

@@ -1,4 +1,4 @@
-"""Each system learns one tiny volume in seconds: the loss falls by a stated factor, the saved model answers the same."""
+"""Each system learns one tiny volume in seconds: the loss falls by a stated factor."""
 
 from collections.abc import Sequence
 from pathlib import Path
