@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,14 +69,30 @@ def fill(system: System, case: Case, given: list[str]) -> dict[str, np.ndarray]:
     return filled
 
 
-def brain_psnr(tool: ModuleType, true: np.ndarray, guess: np.ndarray) -> tuple[float, float]:
-    """Return the script's brain PSNR of a guess and of the constant image, the true brain's median."""
-    brain = true > 0
-    low, high = np.quantile(true, [0.001, 0.999])
-    (mid, iqr), (mid_guess, iqr_guess) = tool.spread(true[brain]), tool.spread(guess[brain])
-    truth = tool.window(true[brain], low, high)
-    matched = tool.window((guess[brain] - mid_guess) / iqr_guess * iqr + mid, low, high)
-    return float(tool.psnr(truth, matched)), float(tool.psnr(truth, tool.window(np.full_like(truth, mid), low, high)))
+@dataclass(frozen=True)
+class Truth:
+    """A true contrast inside the brain, windowed as the script does it, and what matching another image to it needs."""
+
+    brain: np.ndarray
+    window: tuple[float, float]
+    spread: tuple[float, float]
+    voxels: np.ndarray
+
+    @classmethod
+    def of(cls, tool: ModuleType, path: Path) -> "Truth":
+        """Read a true contrast."""
+        true = np.asarray(nib.load(path).dataobj, dtype=np.float64)
+        low, high = np.quantile(true, [0.001, 0.999])
+        brain = true > 0
+        return cls(brain, (low, high), tool.spread(true[brain]), tool.window(true[brain], low, high))
+
+    def psnr(self, tool: ModuleType, guess: np.ndarray) -> tuple[float, float]:
+        """Return the script's brain PSNR of a guess and of the constant image, the true brain's median."""
+        (mid, iqr), (mid_guess, iqr_guess) = self.spread, tool.spread(guess[self.brain].astype(np.float64))
+        matched = (guess[self.brain] - mid_guess) / iqr_guess * iqr + mid
+        images = (matched, np.full_like(self.voxels, mid))
+        of_guess, of_constant = (float(tool.psnr(self.voxels, tool.window(v, *self.window))) for v in images)
+        return of_guess, of_constant
 
 
 def score_fold(tool: ModuleType, system: System, folder: Path) -> dict[str, Any]:
@@ -90,10 +107,10 @@ def score_fold(tool: ModuleType, system: System, folder: Path) -> dict[str, Any]
             filled = fill(system, case, [n for n in CONTRASTS if n != name])[name]
             nib.save(nib.Nifti1Image(filled, nib.load(origin).affine), path)
             three[name] = [float(v) for v in tool.score(origin, path, lesion)]
+    truths = {name: Truth.of(tool, case.volumes[name].origin) for name in CONTRASTS}
     for name in CONTRASTS:
         for target, guess in fill(system, case, [name]).items():
-            true = np.asarray(nib.load(case.volumes[target].origin).dataobj, dtype=np.float64)
-            one[f"{name}->{target}"] = list(brain_psnr(tool, true, guess))
+            one[f"{name}->{target}"] = list(truths[target].psnr(tool, guess))
     return {"from_three": three, "from_one": one}
 
 
@@ -120,7 +137,7 @@ def main() -> None:
     """Run the folds that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", choices=ROWS)
-    parser.add_argument("--steps", type=int, default=1150)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--folds", nargs="*")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "folds")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "completion_brain_small.yaml")

@@ -17,7 +17,8 @@ class CompactUNet(nn.Module):
     r"""(B, in_channels, X, Y, Z) and times (B,) -> (B, out_channels, X, Y, Z), called like ``UNet``.
 
     Each level has ``blocks`` residual blocks on the way down and as many on the way up; between levels it averages or
-    repeats neighbours, and the two paths join as $(h + skip) / \sqrt{2}$. ``config.skips`` must be "add".
+    repeats neighbours, and the two paths join as $(h + skip) / \sqrt{2}$. A linear map from all inputs straight to the
+    outputs, zero at the start, carries what the norms inside take away. ``config.skips`` must be "add".
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -42,6 +43,7 @@ class CompactUNet(nn.Module):
         self.up = Stack(blocks(c, c) for c in channels)
         self.out_norm = norm(channels[0], config.groups)
         self.out = zeroed(Conv(channels[0], config.out_channels))
+        self.shortcut = zeroed(Conv(config.in_channels, config.out_channels, kernel=1))
 
     def forward(
         self,
@@ -55,7 +57,8 @@ class CompactUNet(nn.Module):
     ) -> Tensor:
         factor = halving(x)
         e = self.embedding(t, present, vector, label)
-        h = self.stem(x if channels is None else torch.cat([x, channels], dim=1))
+        x = x if channels is None else torch.cat([x, channels], dim=1)
+        h = self.stem(x)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
             h = shrink(h, factor) if level else h
@@ -68,4 +71,4 @@ class CompactUNet(nn.Module):
                 h = (enlarge(self.narrow[level](h), factor) + skips[level]) / math.sqrt(2)
             for block in ups[level]:
                 h = block(h, e)
-        return self.out(nnf.silu(self.out_norm(h)))
+        return self.out(nnf.silu(self.out_norm(h))) + self.shortcut(x)
