@@ -1,0 +1,86 @@
+"""Turn finished runs into the models that ship: fp16 weights, a card with scores, the voxel-wise baseline.
+
+Usage: python benchmarks/ship_models.py brain-completion|hippocampus-wdm RUN
+
+``brain-completion`` takes its scores from benchmarks/results/completion_folds_*.json: throw-away models of the same
+configuration, each tested on the patient that it had not seen. ``baseline.json`` gets the coefficients of the
+voxel-wise regression on the model's own training patients, for the demo's table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import gen3d
+from gen3d.core.checkpoint import save_model
+from gen3d.data.layout import read_case
+from gen3d.metrics import QuadraticFit, unit_window
+from gen3d.tools.card import model_card
+from gen3d.tools.train import read_experiment, real_cases
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BASELINES = {"quadratic": "voxel-wise quadratic regression", "copy": "best copy of a given contrast"}
+
+
+def fold_scores() -> str:
+    """Return the cross-validation as a Markdown table with its baselines and budget."""
+    lines = [
+        "Leave one patient out over six studies, each contrast from the other three, scored by",
+        "shared/tools/score_completion.py; throw-away models of the same configuration.",
+        "",
+        "| | brain PSNR, dB | SSIM | lesion PSNR, dB | CPU minutes a fold |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"completion": "this configuration, one call", "regression": "the same network, squared error alone"}
+    for row, name in names.items():
+        folds = json.loads((RESULTS / f"completion_folds_{row}.json").read_text())["folds"].values()
+        mean = np.nanmean([scores for fold in folds for scores in fold["from_three"].values()], axis=0)
+        minutes = np.mean([fold["cpu_minutes"] for fold in folds])
+        lines.append(f"| {name} | {mean[0]:.2f} | {mean[2]:.3f} | {mean[1]:.2f} | {minutes:.1f} |")
+    baselines = json.loads((RESULTS / "completion_baselines.json").read_text())["rows"]
+    for row, name in BASELINES.items():
+        mean = np.nanmean([scores for case in baselines[row].values() for scores in case.values()], axis=0)
+        lines.append(f"| {name} | {mean[0]:.2f} | {mean[2]:.3f} | {mean[1]:.2f} | |")
+    return "\n".join(lines)
+
+
+def baseline(config: Path) -> dict[str, dict[str, object]]:
+    """Fit the voxel-wise regression of each contrast from the other three on the training patients."""
+    data = read_experiment(config).data
+    cases = [read_case(path) for source in data.sources for path in real_cases(source, data)]
+    fits = {}
+    for target in ("t1n", "t1c", "t2w", "t2f"):
+        given = [name for name in ("t1n", "t1c", "t2w", "t2f") if name != target]
+        fit = QuadraticFit()
+        for case in cases:
+            images = {name: unit_window(torch.from_numpy(case.volumes[name].voxels)) for name in (*given, target)}
+            fit.add([images[name] for name in given], images[target])
+        fits[target] = {"given": given, "coefficients": list(fit.solve().coefficients)}
+    return fits
+
+
+def main() -> None:
+    """Write gen3d/pretrained/NAME."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("brain-completion", "hippocampus-wdm"))
+    parser.add_argument("run", type=Path)
+    options = parser.parse_args()
+    system = gen3d.load(options.run / "model")
+    folder = ROOT / "gen3d" / "pretrained" / options.name
+    brain = options.name == "brain-completion"
+    scores = fold_scores() if brain else (RESULTS / "hippocampus_wdm.md").read_text()
+    card = model_card(system, Path(options.name), scores)
+    save_model(system, folder, dtype=torch.float16, card=card)
+    if brain:
+        fits = baseline(ROOT / "configs" / "completion_brain_small.yaml")
+        (folder / "baseline.json").write_text(json.dumps(fits, indent=1) + "\n")
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    print(f"{folder}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
