@@ -77,8 +77,7 @@ class CompletionConfig:
         augmentation: Random changes of the given contrasts.
         sampling: How ``--mode sample`` draws unless asked otherwise.
         ranges: For each contrast, the 0.1 and 99.9 percentiles on the model's scale, (low, high), means over the
-            training set;
-            they become 0 and 1000 when a contrast without an intensity scale of its own is written.
+            training set; they become 0 and 1000 when a contrast without an intensity scale of its own is written.
     """
 
     contrasts: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
@@ -118,9 +117,9 @@ class CompletionConfig:
 class Completion(System):
     """Any-to-any completion: known contrasts as channels, missing ones diffuse in wavelet space.
 
-    The loss is the squared error of $x_0$ in voxels, in units of each contrast's window, weighted by $1 / c_{out}^2$
-    (Karras et al. 2022);
-    a share of the items is drawn at $x = 0$ and sigma_max, where the minimiser is the expected image.
+    The loss is the squared error of $x_0$ in voxels, in units of a sixth of each contrast's window, weighted by
+    $1 / c_{out}^2$ (Karras et al. 2022); a share of the items is drawn at $x = 0$ and sigma_max, where the minimiser is
+    the expected image.
     """
 
     name = "completion"
@@ -335,8 +334,9 @@ class Completion(System):
 
 
 def floors(prepared: Prepared) -> np.ndarray:
-    """Return what an intensity of 0 became in each contrast, (C,) float32."""
-    return np.array([s.apply(np.zeros(1))[0] if s else 0.0 for s in prepared.scales], dtype=np.float32)
+    """Return what an intensity of 0 became in each contrast, rounded as the voxels are, (C,) float32."""
+    zeros = [s.apply(np.zeros(1, np.float32))[0] if s else 0.0 for s in prepared.scales]
+    return np.array(zeros, dtype=np.float32).astype(prepared.voxels.dtype).astype(np.float32)
 
 
 def above_floor(voxels: Tensor, prepared: Prepared) -> Tensor:

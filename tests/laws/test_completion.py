@@ -12,7 +12,7 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Case, Prepared
 from gen3d.data.phantom import phantom
 from gen3d.nn.unet import UNetConfig
-from gen3d.wavelet.completion import Augmentation, Completion, CompletionConfig, knots
+from gen3d.wavelet.completion import Augmentation, Completion, CompletionConfig, above_floor, knots
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 NETWORK = UNetConfig(64, 32, width=8, multipliers=(1, 2), blocks=1, groups=4, present=4)
@@ -144,6 +144,18 @@ def test_ranks_do_not_change_with_a_scanners_grey_scale(system: Completion, case
     one = system.equalized(torch.from_numpy(prepared.voxels), prepared)
     other = system.equalized(torch.from_numpy(bent.voxels), bent)
     assert (one - other).abs().max() < 0.06  # what straight lines between 65 quantiles leave
+
+
+def test_half_precision_caches_keep_the_background(system: Completion, case: Case) -> None:
+    prepared = system.prepare(case)
+    stored = replace(prepared, voxels=prepared.voxels.astype(np.float16))
+    whole, half = (above_floor(torch.from_numpy(p.voxels.astype(np.float32)), p) for p in (prepared, stored))
+    assert 0.1 < whole.float().mean() < 0.9
+    assert torch.equal(whole, half)
+    difference = system.equalized(torch.from_numpy(prepared.voxels), prepared) - system.equalized(
+        torch.from_numpy(stored.voxels.astype(np.float32)), stored
+    )
+    assert difference.abs().max() < 0.05
 
 
 def test_refusals_name_what_the_model_makes(system: Completion) -> None:
