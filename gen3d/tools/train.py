@@ -19,9 +19,6 @@ from gen3d.core.system import System
 from gen3d.core.training import MODEL, TrainConfig, Trainer
 from gen3d.core.volume import Prepared, Triple
 from gen3d.data import cache
-from gen3d.data.layout import find_cases, read_case
-from gen3d.data.nifti import without_ending
-from gen3d.data.phantom import phantom
 from gen3d.data.splits import is_test
 from gen3d.systems import find_model, system_class
 from gen3d.tools.card import model_card
@@ -74,6 +71,8 @@ class DataConfig:
         hold_out: Names of cases to leave out besides the test cases.
         use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.
         cache: Where prepared cases are kept between runs.
+        prepared: A cache made elsewhere with the same configuration; all its cases are trained on, each as often as the
+            others, and nothing else is read. For machines that have torch and little more.
     """
 
     sources: tuple[Source, ...] = ()
@@ -81,6 +80,7 @@ class DataConfig:
     hold_out: tuple[str, ...] = ()
     use_test_cases: bool = False
     cache: str = "runs/cache"
+    prepared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,12 @@ def make_system(experiment: Experiment, cases: Sequence[Prepared]) -> System:
 def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
     """Prepare every training case, through the cache, and return them with the weight of each."""
     data = experiment.data
+    if data.prepared:
+        cases = cache.load(Path(data.prepared))
+        return cases, [1.0] * len(cases)
+    from gen3d.data.layout import read_case
+    from gen3d.data.phantom import phantom
+
     kind = system_class(experiment.system)
     system = kind(build(kind.Config, experiment.model, "model"))
     groups = [(source.weight, real_cases(source, data)) for source in data.sources]
@@ -194,7 +200,7 @@ def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
             case = read_case(Path(key))
         return system.prepare(case)
 
-    cases: list[Prepared] = []
+    cases = []
     weights: list[float] = []
     everything: list[tuple[float, Mapping[str, list[Path]]]] = [*groups, (data.phantoms.weight, phantoms)]
     with progress_bar("preparing", sum(len(sources) for _, sources in everything)) as advance:
@@ -217,6 +223,9 @@ def preparation(experiment: Experiment, system: System) -> tuple[object, ...]:
 
 def real_cases(source: Source, data: DataConfig) -> dict[str, list[Path]]:
     """List a source's training cases, path to files."""
+    from gen3d.data.layout import find_cases
+    from gen3d.data.nifti import without_ending
+
     cases = {}
     for path in find_cases(source.path):
         name = without_ending(path)
@@ -242,6 +251,7 @@ def provenance(experiment: Experiment, cases: Sequence[Prepared]) -> dict[str, A
         "patients": len({case.patient for case in real}),
         "cases": len(real),
         "phantoms": len(simulated),
+        "names": sorted(case.name for case in real),
         "sources": [
             {"name": source.dataset or Path(source.path).name, "licence": source.licence}
             for source in experiment.data.sources

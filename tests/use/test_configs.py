@@ -43,5 +43,7 @@ def test_smoke_configuration_trains(config: Path, tmp_path: Path) -> None:
     assert "synthetic" in card
     resumed = run_training(config, [f"data.cache={tmp_path / 'cache'}"], tmp_path / "run", device="cpu")
     assert resumed == model
+    carried = [f"data.prepared={tmp_path / 'cache'}", "data.phantoms.count=0"]
+    assert run_training(config, carried, tmp_path / "carried", device="cpu").is_dir()
     with pytest.raises(UsageError, match="did you mean 'steps'"):
         read_experiment(config, ["train.stepz=3"])

@@ -1,0 +1,73 @@
+"""The models in the box: small, honest about their training, never shown a test case, better than nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import gen3d
+from gen3d.data.phantom import write_phantom
+from gen3d.data.splits import is_test
+from gen3d.metrics import score_completion
+from gen3d.systems import shipped
+from gen3d.tools.generate import generate
+from gen3d.tools.synthesize import synthesize
+
+LIMITS_MB = {"brain-completion": 6.0, "hippocampus-wdm": 2.0}
+DATASETS = {"brain-completion": ("brats", "ms"), "hippocampus-wdm": ("hippocampus",)}
+
+
+def megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+@pytest.mark.parametrize("name", LIMITS_MB)
+def test_a_shipped_model_is_small_and_says_what_it_is(name: str) -> None:
+    folder = shipped()[name]
+    assert megabytes(folder) <= LIMITS_MB[name]
+    index = json.loads((folder / "model_index.json").read_text())
+    facts, card = index["provenance"], (folder / "README.md").read_text()
+    assert f"{facts['patients']} patients" in card
+    for words in ("synthetic", "never for diagnosis", "train on your own data", "## Not for", "## Scores", "CC BY"):
+        assert words in card
+    assert "None measured" not in card
+    assert len(facts["names"]) == facts["cases"] >= facts["patients"] > 0
+
+
+def test_all_shipped_models_stay_within_their_bounds() -> None:
+    assert set(shipped()) == set(LIMITS_MB)
+    assert sum(megabytes(folder) for folder in shipped().values()) <= 24
+
+
+@pytest.mark.parametrize("name", LIMITS_MB)
+def test_a_shipped_model_never_saw_a_test_case(name: str) -> None:
+    facts = json.loads((shipped()[name] / "model_index.json").read_text())["provenance"]
+    known = {source["name"] for source in facts["sources"]}
+    assert known == set(DATASETS[name])
+    assert not [case for case in facts["names"] for dataset in known if is_test(dataset, case)]
+
+
+def test_brain_completion_beats_a_constant_image_on_an_unseen_phantom(tmp_path: Path) -> None:
+    case = write_phantom(tmp_path / "in", 9002, (96, 112, 96), 1.9)
+    from gen3d.data.layout import read_case
+    from gen3d.data.nifti import read
+
+    for name, true in read_case(case).volumes.items():
+        written = synthesize(case, tmp_path / "out", missing=[name])
+        truth, made = torch.from_numpy(true.voxels), torch.from_numpy(read(written[0]).voxels)
+        constant = torch.where(truth > 0, truth[truth > 0].median(), 0.0)
+        ours = score_completion(truth, made).brain
+        flat = -10 * torch.log10(((truth - constant)[truth > 0] / torch.quantile(truth, 0.999)).square().mean())
+        assert ours > float(flat), name
+
+
+def test_hippocampus_wdm_draws_different_volumes(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    system = gen3d.load("hippocampus-wdm")
+    paths = generate("hippocampus-wdm", tmp_path / "out", 2, steps=5)
+    one, other = (nib.load(path).get_fdata() for path in paths)
+    assert one.shape == system.config.size
+    assert one.std() > 20
+    assert abs(one - other).mean() > 10
