@@ -347,8 +347,10 @@ class Tracker:
         self.path = run / LOG
         self.wandb: Any = None
         if config.wandb != "disabled":
-            import wandb
-
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("train.wandb: wandb is not installed; pip install 'gen3d[wandb]'") from None
             self.wandb = wandb.init(
                 project="gen3d", name=run.name, dir=run, mode=config.wandb, config=to_tree(config), resume="allow"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from gen3d.core.condition import Condition
 from gen3d.core.denoiser import Denoiser
 from gen3d.core.error import UserError, nearest
-from gen3d.core.parameterization import EDM, LogNormal, Parameterization
+from gen3d.core.parameterization import X0, LogNormal, Parameterization
 from gen3d.core.randomness import Key, derive, normal, seed_of, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
 from gen3d.core.volume import Case, Prepared, Triple
@@ -90,7 +90,7 @@ class CompletionConfig:
     network: UNetConfig = UNetConfig(
         in_channels=64, out_channels=32, width=32, multipliers=(1, 2, 4), blocks=1, present=4
     )
-    parameterization: Parameterization = EDM(LogNormal(mean=-0.6, std=1.4, time_scale=1000.0))
+    parameterization: Parameterization = X0(LogNormal(mean=-0.6, std=1.4, time_scale=1000.0))
     patch: Triple = (64, 64, 64)
     windows: Triple = (160, 192, 160)
     missing: tuple[float, ...] = (0.7, 0.2, 0.1)
