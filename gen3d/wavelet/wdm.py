@@ -19,11 +19,12 @@ from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise, clipped
 from gen3d.data.intensity import Intensity
 from gen3d.data.prepare import prepare
+from gen3d.nn.compact_unet import CompactUNet
 from gen3d.nn.unet import UNet, UNetConfig
 from gen3d.nn.wavelet_unet import WaveletUNet
 from gen3d.spaces.wavelet import Wavelet, WaveletConfig
 
-NETWORKS = {"unet": UNet, "wavelet_unet": WaveletUNet}
+NETWORKS = {"unet": UNet, "wavelet_unet": WaveletUNet, "compact": CompactUNet}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class WDMConfig:
         pool: Blocks of this many voxels along each axis are averaged: 2 makes 128^3 of 256^3.
         spacing: Of the canvas, in mm; ``measure`` takes it from the training set.
         space: The coordinates that diffuse.
-        architecture: The recommended U-Net, or the one whose levels are joined by subbands (``use_freq``).
+        architecture: The recommended U-Net, the one whose levels are joined by subbands (``use_freq``), or our compact
+            one.
         network: Its shape.
         parameterization: The four coefficients and where sigma is drawn.
         sampling: How volumes are drawn unless asked otherwise.
@@ -51,7 +53,7 @@ class WDMConfig:
     pool: int = 2
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     space: WaveletConfig = WaveletConfig()
-    architecture: Literal["unet", "wavelet_unet"] = "unet"
+    architecture: Literal["unet", "wavelet_unet", "compact"] = "unet"
     network: UNetConfig = UNetConfig(in_channels=8, out_channels=8)
     parameterization: Parameterization = X0(Betas())
     sampling: Sampling = Sampling(sampler="ancestral_large", steps=1000, grid="ddpm")
