@@ -1,0 +1,1 @@
+"""Small models that ship with the package, a folder each; see gen3d.systems."""
