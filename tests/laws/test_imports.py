@@ -19,6 +19,7 @@ BARE = {"torch", "numpy", "safetensors", "yaml"}  # all that a bare GPU machine 
 # What each part may import of gen3d besides itself, anywhere in its files.
 ARROWS: dict[str, set[str]] = {
     "nn": set(),
+    "pretrained": set(),
     "samplers": set(),
     "metrics": set(),
     "core": {"nn"},
