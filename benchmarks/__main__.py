@@ -69,7 +69,7 @@ def network(kind: str, precision: str, size: int, *, train: bool) -> tuple[Calla
             y.float().square().mean().backward()
         return y
 
-    return run, 5
+    return run, 3
 
 
 def synthesize(mode: str) -> tuple[Callable[[], object], int]:
