@@ -4,7 +4,8 @@ Usage: python benchmarks/ship_models.py brain-completion|hippocampus-wdm RUN
 
 ``brain-completion`` takes its scores from benchmarks/results/completion_folds_*.json: throw-away models of the same
 configuration, each tested on the patient that it had not seen. ``baseline.json`` gets the coefficients of the
-voxel-wise regression on the model's own training patients, for the demo's table.
+voxel-wise regression on the model's own training patients, and the folds' scores of the network trained by squared
+error alone, for the demo's table.
 """
 
 import argparse
@@ -63,6 +64,16 @@ def baseline(config: Path) -> dict[str, dict[str, object]]:
     return fits
 
 
+def recorded() -> dict[str, dict[str, dict[str, float]]]:
+    """Return the fold's scores of the network trained by squared error alone, by case and contrast."""
+    folds = json.loads((RESULTS / "completion_folds_regression.json").read_text())["folds"]
+    names = ("brain", "lesion", "ssim", "whole")
+    return {
+        case: {contrast: dict(zip(names, row, strict=False)) for contrast, row in fold["from_three"].items()}
+        for case, fold in folds.items()
+    }
+
+
 def main() -> None:
     """Write gen3d/pretrained/NAME."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,7 +87,7 @@ def main() -> None:
     card = model_card(system, Path(options.name), scores)
     save_model(system, folder, dtype=torch.float16, card=card)
     if brain:
-        fits = baseline(ROOT / "configs" / "completion_brain_small.yaml")
+        fits = {**baseline(ROOT / "configs" / "completion_brain_small.yaml"), "recorded": recorded()}
         (folder / "baseline.json").write_text(json.dumps(fits, indent=1) + "\n")
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     print(f"{folder}: {size / 1e6:.2f} MB")

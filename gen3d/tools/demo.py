@@ -40,8 +40,9 @@ def demo(out: Path = Path("demo"), model: str | Path = MODEL, hidden: str = HIDD
     Args:
         out: Where results go.
         model: A completion model. ``baseline.json`` in its folder gives the regression's coefficients,
-            ``{"t2f": {"given": ["t1n", "t1c", "t2w"], "coefficients": [...]}}``; ``regression/`` in it is a saved model
-            of the same size trained by squared error alone.
+            ``{"t2f": {"given": ["t1n", "t1c", "t2w"], "coefficients": [...]}}``, and under ``recorded``, by case and
+            contrast, the scores of a network of the same size trained by squared error alone on other patients;
+            ``regression/`` in it is such a network.
         hidden: Which contrast.
 
     Raises:
@@ -102,9 +103,11 @@ def scored(case: Case, true: Volume, guess: Tensor) -> CompletionScore:
 
 
 def network_baseline(source: Path, folder: Path, case: Case, true: Volume, hidden: str) -> dict[str, CompletionScore]:
-    """Score the regression network that lies in the model's folder, if one does."""
+    """Score the regression network in the model's folder; without one, return what was recorded for the case."""
     if not (folder / REGRESSION).is_dir():
-        return {}
+        recorded = read_json(folder / BASELINE).get("recorded", {}) if (folder / BASELINE).is_file() else {}
+        row = recorded.get(case.name, {}).get(hidden)
+        return {"same network, squared error alone (recorded)": CompletionScore(**row)} if row else {}
     with tempfile.TemporaryDirectory() as temporary:
         made = synthesize(source, temporary, folder / REGRESSION, [hidden])
         return {"same network, squared error alone": scored(case, true, tensor(read(made[0])))}
