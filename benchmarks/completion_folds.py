@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/completion_folds.py ROW [--steps N] [--folds CASE ...] [--runs FOLDER]
 
-ROW is ``completion`` (the diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same
+ROW is ``table`` (all results beside both baselines, as benchmarks/results/completion_folds.md), ``completion`` (the
+diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same
 architecture without sigma,
 trained by squared error alone). Every fold is a throw-away model on the same budget, printed in the table. Results go
 to
@@ -133,15 +134,42 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def every_row() -> str:
+    """Return all patients and contrasts, both rows and both baselines side by side, as Markdown."""
+    rows: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in ROWS:
+        folds = json.loads((RESULTS / f"completion_folds_{row}.json").read_text())["folds"]
+        rows[row] = {fold: result["from_three"] for fold, result in folds.items()}
+    rows |= json.loads((RESULTS / "completion_baselines.json").read_text())["rows"]
+    head = (
+        "Brain PSNR (dB) / SSIM / lesion PSNR (dB), each contrast from the other three, the patient never trained on."
+    )
+    lines = [head, "", f"| patient | contrast | {' | '.join(rows)} |", "|---" * (2 + len(rows)) + "|"]
+
+    def cell(scores: list[float]) -> str:
+        return f"{scores[0]:.2f} / {scores[2]:.3f} / {scores[1]:.2f}"
+
+    for fold, contrasts in rows["completion"].items():
+        for name in contrasts:
+            lines.append(f"| {fold} | {name} | {' | '.join(cell(folds[fold][name]) for folds in rows.values())} |")
+    means = [np.nanmean([s for c in folds.values() for s in c.values()], axis=0) for folds in rows.values()]
+    lines.append(f"| **mean** | | {' | '.join(cell(list(mean)) for mean in means)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the folds that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("row", choices=[*ROWS, "table"])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--folds", nargs="*")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "folds")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "completion_brain_small.yaml")
     options = parser.parse_args()
+    if options.row == "table":
+        (RESULTS / "completion_folds.md").write_text(every_row() + "\n")
+        print(every_row())
+        return
     data = Path(os.environ.setdefault("GEN3D_DATA", str(ROOT.parent / "shared" / "data")))
     tool = scorer(data)
     path = RESULTS / f"completion_folds_{options.row}.json"
