@@ -2,12 +2,10 @@
 
 Usage: python benchmarks/completion_folds.py ROW [--steps N] [--folds CASE ...] [--runs FOLDER]
 
-ROW is ``table`` (all results beside both baselines, as benchmarks/results/completion_folds.md), ``completion`` (the
-diffusion network, one call at x = 0 and sigma_max) or ``regression`` (the same
-architecture without sigma,
-trained by squared error alone). Every fold is a throw-away model on the same budget, printed in the table. Results go
-to
-benchmarks/results/completion_folds_ROW.json, fold by fold; folds that are there already are kept.
+ROW is ``completion`` (the diffusion network, one call at x = 0 and sigma_max), ``regression`` (the same architecture
+without sigma, trained by squared error alone), or ``table`` (all results beside both baselines, as
+benchmarks/results/completion_folds.md). Every fold is a throw-away model on the same budget, printed in the table.
+Results go to benchmarks/results/completion_folds_ROW.json, fold by fold; folds that are there already are kept.
 """
 
 import argparse

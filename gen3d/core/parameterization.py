@@ -1,14 +1,12 @@
 r"""From a network's output to a denoiser's: four coefficients and their training half.
 
 Coordinates are variance exploding, $x = x_0 + \sigma n$ (Karras et al. 2022, https://arxiv.org/abs/2206.00364). A
-network $F$ becomes a
-denoiser by
+network $F$ becomes a denoiser by
 
 $$D(x, \sigma) = c_{skip}(\sigma)\, x + c_{out}(\sigma)\, F(c_{in}(\sigma)\, x,\; c_{noise}(\sigma)).$$
 
 Training takes the squared error of $F$ itself, the published loss of each prediction type; in terms of $x_0$ that is
-the weight
-$1 / c_{out}^2$. Where sigma is drawn is the business of the noise levels.
+the weight $1 / c_{out}^2$. Where sigma is drawn is the business of the noise levels.
 """
 
 from dataclasses import dataclass
@@ -75,8 +73,9 @@ class Betas:
 
 @dataclass(frozen=True)
 class LogNormal:
-    r"""Continuous noise levels, $\ln\sigma \sim N(mean, std^2)$ in training, $c_{noise} = time\_scale \ln(\sigma) /
-    4$ (Karras et al. 2022, table 1).
+    r"""Continuous noise levels, $\ln\sigma \sim N(mean, std^2)$ in training (Karras et al. 2022, table 1).
+
+    The network is told $c_{noise} = time\_scale \ln(\sigma) / 4$.
 
     Attributes:
         mean: Mean of ln sigma.
