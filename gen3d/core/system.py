@@ -58,7 +58,8 @@ class System(nn.Module):
     """A published method: what the trainer trains and what a tool asks.
 
     A subclass is built from its frozen configuration dataclass ``Config`` alone (which has at least ``contrasts``,
-    ``parameterization`` and ``sampling``) and lists in ``components`` the child modules that are saved, one folder each.
+    ``parameterization`` and ``sampling``) and lists in ``components`` the child modules that are saved, each in a folder
+    of its own.
 
     Attributes:
         config: The resolved configuration.
