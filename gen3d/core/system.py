@@ -58,8 +58,7 @@ class System(nn.Module):
     """A published method: what the trainer trains and what a tool asks.
 
     A subclass is built from its frozen configuration dataclass ``Config`` alone (which has at least ``contrasts``,
-    ``parameterization`` and ``sampling``) and lists in ``components`` the child modules that are saved, each in a folder
-    of its own.
+    ``parameterization`` and ``sampling``); the child modules in ``components`` are saved, one folder each.
 
     Attributes:
         config: The resolved configuration.
