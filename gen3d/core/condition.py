@@ -40,8 +40,6 @@ class Condition:
 
     def window(self, window: Sequence[slice]) -> "Condition":
         """Return the condition of one spatial window (x, y, z); only ``channels`` has a place in space."""
-        return (
-            self
-            if self.channels is None
-            else replace(self, channels=self.channels[(slice(None), slice(None), *window)])
-        )
+        if self.channels is None:
+            return self
+        return replace(self, channels=self.channels[(slice(None), slice(None), *window)])
