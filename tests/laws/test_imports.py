@@ -46,7 +46,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cli": {"typer", "rich"},
     "gen3d": set(),
 }
-MAY_ALSO = {Path("gen3d/data/nifti.py"): {"nibabel"}}
+MAY_ALSO = {Path("gen3d/data/nifti.py"): {"nibabel"}, Path("metrics/running.py"): {"torchmetrics"}}
 
 
 class Import(NamedTuple):
