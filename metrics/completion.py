@@ -7,8 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # voxels; scipy's Gaussian truncated at 3.5 standard deviations
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for images of range 1
+from .ssim import blur, mean_ssim
+
+__all__ = [
+    "CompletionScore",
+    "Rescaling",
+    "blur",
+    "fit_scale",
+    "match_scale",
+    "mean_ssim",
+    "psnr",
+    "quantiles",
+    "score_completion",
+    "window",
+]
 
 
 class CompletionScore(NamedTuple):
@@ -61,10 +73,34 @@ def score_completion(true: Tensor, synthetic: Tensor, lesion: Tensor | None = No
     )
 
 
+class Rescaling(NamedTuple):
+    """An affine map of intensities, v -> (v - origin) gain + target."""
+
+    gain: float
+    origin: float
+    target: float
+
+    @property
+    def offset(self) -> float:
+        """What a voxel of 0 becomes."""
+        return self.target - self.gain * self.origin
+
+    def apply(self, voxels: Tensor) -> Tensor:
+        """Map the voxels."""
+        return (voxels - self.origin) * self.gain + self.target
+
+
+def fit_scale(wanted: Tensor, given: Tensor) -> Rescaling:
+    """Return the map that gives ``given`` the median and interquartile range of ``wanted``; of a constant, gain 0."""
+    (low_a, mid_a, high_a), (low_b, mid_b, high_b) = (quantiles(v, [0.25, 0.5, 0.75]) for v in (wanted, given))
+    if bool((given == given.reshape(-1)[0]).all()):
+        return Rescaling(0.0, mid_b, mid_a)
+    return Rescaling(max(high_a - low_a, 1e-12) / max(high_b - low_b, 1e-12), mid_b, mid_a)
+
+
 def match_scale(voxels: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
     """Give voxels the median and interquartile range of ``wanted``, measured against ``given``."""
-    (low_a, mid_a, high_a), (low_b, mid_b, high_b) = (quantiles(v, [0.25, 0.5, 0.75]) for v in (wanted, given))
-    return (voxels - mid_b) * (max(high_a - low_a, 1e-12) / max(high_b - low_b, 1e-12)) + mid_a
+    return fit_scale(wanted, given).apply(voxels)
 
 
 def quantiles(values: Tensor, shares: Sequence[float]) -> list[float]:
@@ -80,46 +116,3 @@ def window(voxels: Tensor, low: float, high: float) -> Tensor:
 def psnr(a: Tensor, b: Tensor) -> float:
     """Return the peak signal-to-noise ratio for a range of 1, in dB, at most 120."""
     return float(-10 * torch.log10((a - b).square().mean() + 1e-12))
-
-
-def mean_ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
-    """Average the structural similarity of two images of range 1 over some voxels.
-
-    References:
-        Wang et al. (2004), equation 13. https://doi.org/10.1109/TIP.2003.819861
-    """
-    box = bounding_box(where, SSIM_RADIUS)  # what lies farther away cannot reach these voxels
-    a, b = a[box].float(), b[box].float()
-    mean_a, mean_b = blur(a), blur(b)
-    both = mean_a * mean_b
-    structure = (2 * (blur(a * b) - both) + SSIM_C2) * (2 * both + SSIM_C1)
-    squares = mean_a.square() + mean_b.square()
-    variances = blur(a.square() + b.square()) - squares
-    return float((structure / ((squares + SSIM_C1) * (variances + SSIM_C2)))[where[box]].double().mean())
-
-
-def bounding_box(where: Tensor, margin: int) -> tuple[slice, ...]:
-    """Return the smallest box around the true voxels, grown by ``margin`` inside the volume."""
-    box = []
-    for axis in range(where.ndim):
-        inside = where.any(dim=tuple(d for d in range(where.ndim) if d != axis)).nonzero()
-        box.append(slice(max(int(inside[0]) - margin, 0), int(inside[-1]) + 1 + margin))
-    return tuple(box)
-
-
-def blur(voxels: Tensor) -> Tensor:
-    """Smooth with a Gaussian along each axis, mirroring at the faces (the edge voxel is repeated), (X, Y, Z)."""
-    for axis in range(voxels.ndim):
-        rows = blur_rows(voxels.shape[axis]).to(voxels)
-        voxels = torch.tensordot(rows, voxels, dims=([1], [axis])).movedim(0, axis)
-    return voxels
-
-
-def blur_rows(n: int) -> Tensor:
-    """Return the Gaussian filter of an axis as a matrix, (n, n): a product is far faster than a convolution."""
-    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / SSIM_SIGMA) ** 2)
-    reached = (torch.arange(n)[:, None] + offsets) % (2 * n)
-    mirrored = torch.where(reached < n, reached, 2 * n - 1 - reached)
-    rows = torch.zeros(n, n, dtype=torch.float64)
-    return rows.scatter_add_(1, mirrored, (kernel / kernel.sum()).expand(n, -1).contiguous())
