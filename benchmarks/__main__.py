@@ -1,7 +1,7 @@
 """``make bench``: seconds, calls and peak memory of the pieces and of the whole command, with ratios.
 
 Each row runs in a process of its own, so that its peak memory is its own; seconds are the median of the repeats after
-one warm-up. Rows of one group do the same work; the ratio is to the group's first row. Writes
+one warm-up (none for what takes minutes). Rows of one group do the same work; the ratio is to the group's first row. Writes
 benchmarks/results/bench.json.
 """
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = int(os.environ.get("GEN3D_BENCH_THREADS", os.cpu_count() or 1))
@@ -26,7 +27,15 @@ ROWS = {  # group -> rows; the first is what the others are compared with
     "U-Net forward, 96 cubed": ["forward unet fp32 96", "forward compact fp32 96", "forward compact bf16 96"],
     "U-Net training step, 96 cubed": ["step unet fp32 96", "step compact fp32 96", "step compact bf16 96"],
     "gen3d synthesize, 240x240x155 phantom": ["synthesize mean", "synthesize sample"],
+    "mean MS-SSIM of 64 volumes, 64 cubed, from nii.gz": [
+        "ms_ssim_monai 64 (50 of 4032 pairs, scaled)",
+        "ms_ssim_gen3d 64",
+    ],
+    "Frechet distance, N = 200, d = 2048": ["frechet_torchmetrics 200", "frechet_gen3d 200"],
 }
+MEASURED, ORDERED = 50, 64 * 63  # pairs of MONAI's row: each is read from disk, as papers' scripts do
+SCALED = {"ms_ssim_monai": ORDERED / MEASURED}
+COLD = ("synthesize", "ms_ssim_monai", "frechet_torchmetrics")  # long enough to be measured without a warm-up
 
 
 def haar_pywavelets(size: int) -> tuple[Callable[[], object], int]:
@@ -82,6 +91,85 @@ def synthesize(mode: str) -> tuple[Callable[[], object], int]:
     return lambda: subprocess.run([*command, "--missing", "t2f", "--mode", mode], check=True, capture_output=True), 1
 
 
+def volumes_on_disk(size: int) -> list[Path]:
+    """Write 64 volumes on [0, 1] that compress about as scans do."""
+    import nibabel as nib
+    import torch
+    from torch.nn.functional import avg_pool3d
+
+    folder = Path(tempfile.mkdtemp())
+    ball = torch.linspace(-1, 1, size).square()
+    inside = ball[:, None, None] + ball[:, None] + ball < 0.9
+    for index in range(64):
+        noise = torch.rand(1, size + 2, size + 2, size + 2, generator=torch.Generator().manual_seed(index))
+        voxels = avg_pool3d(noise, 3, stride=1)[0] * inside
+        nib.save(nib.Nifti1Image(voxels.numpy(), torch.eye(4).numpy()), folder / f"{index:02d}.nii.gz")
+    return sorted(folder.iterdir())
+
+
+def ms_ssim_monai(size: int) -> tuple[Callable[[], object], int]:
+    """Ordered pairs by MONAI, both volumes read from disk for each, as papers' scripts do."""
+    import nibabel as nib
+    import torch
+    from monai.metrics import MultiScaleSSIMMetric
+
+    from gen3d.metrics.ms_ssim import kernel_for
+
+    files = volumes_on_disk(size)
+    metric = MultiScaleSSIMMetric(3, kernel_size=kernel_for((size,) * 3)[0])
+    pairs = [(i, j) for i in range(64) for j in range(64) if i != j][:: ORDERED // MEASURED][:MEASURED]
+
+    def read(index: int) -> torch.Tensor:
+        return torch.from_numpy(nib.load(files[index]).get_fdata(dtype="float32"))[None, None]
+
+    return lambda: [float(metric(read(i), read(j))) for i, j in pairs], 1
+
+
+def ms_ssim_gen3d(size: int) -> tuple[Callable[[], object], int]:
+    """All unordered pairs by gen3d, each volume read from disk once."""
+    from collections import UserList
+
+    import nibabel as nib
+    import torch
+
+    from gen3d.metrics.ms_ssim import mean_pairwise_ms_ssim
+
+    class Read(UserList[Path]):
+        def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
+            return torch.from_numpy(nib.load(self.data[index]).get_fdata(dtype="float32"))
+
+    volumes = Read(volumes_on_disk(size))
+    return lambda: mean_pairwise_ms_ssim(volumes), 3  # type: ignore[arg-type]
+
+
+def features(n: int) -> list[Any]:
+    """Two sets of features as a ResNet-50 gives them, float32, (n, 2048)."""
+    import torch
+
+    return [torch.randn(n, 2048, generator=torch.Generator().manual_seed(s)).relu() for s in (0, 1)]
+
+
+def frechet_torchmetrics(n: int) -> tuple[Callable[[], object], int]:
+    """By torchmetrics, features passed through."""
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    network = torch.nn.Identity()
+    network.num_features = 2048  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(feature=network)
+    for real, rows in zip((True, False), features(n), strict=True):
+        metric.update(rows, real=real)
+    return metric.compute, 1
+
+
+def frechet_gen3d(n: int) -> tuple[Callable[[], object], int]:
+    """By gen3d, from the features."""
+    from gen3d.metrics.frechet import frechet_distance
+
+    a, b = features(n)
+    return lambda: frechet_distance(a, b), 5
+
+
 def one_row(row: str) -> None:
     """Run one row in this process and print its figures as JSON."""
     import torch
@@ -94,7 +182,7 @@ def one_row(row: str) -> None:
         work, repeats = synthesize(arguments[0])
     else:
         work, repeats = globals()[name](int(arguments[0]))
-    if name != "synthesize":
+    if name not in COLD:
         work()
     seconds = []
     for _ in range(repeats):
@@ -104,7 +192,8 @@ def one_row(row: str) -> None:
     who = resource.RUSAGE_CHILDREN if name == "synthesize" else resource.RUSAGE_SELF
     peak = resource.getrusage(who).ru_maxrss / 2**20
     calls = {"synthesize mean": 1, "synthesize sample": 15}.get(row, 1)
-    print(json.dumps({"seconds": median(seconds), "runs": repeats, "calls": calls, "peak_gib": round(peak, 2)}))
+    taken = median(seconds) * SCALED.get(name, 1)
+    print(json.dumps({"seconds": taken, "runs": repeats, "calls": calls, "peak_gib": round(peak, 2)}))
 
 
 def main() -> None:

@@ -6,12 +6,23 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from gen3d import __version__
 from gen3d.core.error import UsageError, UserError
+
+if TYPE_CHECKING:
+    from gen3d.tools.evaluate.report import Report
+
+EXTRAS = {
+    "monai": "metrics",
+    "scipy": "metrics",
+    "torchmetrics": "metrics",
+    "diffusers": "diffusers",
+    "nilearn": "phantom",
+}
 
 app = typer.Typer(
     name="gen3d",
@@ -179,6 +190,204 @@ def generate(
         print(str(path))
 
 
+evaluate = typer.Typer(help="Measure synthetic images and masks against real ones: a table, a JSON file, a picture.")
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.command("generation")
+def evaluate_generation(
+    real: Annotated[
+        Path, typer.Argument(help="Real scans unseen in training, or an earlier results.json.", show_default=False)
+    ],
+    fake: Annotated[Path, typer.Argument(help="Generated scans.", show_default=False)],
+    out: Out,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="The generator's training scans: copies are looked for in them [REAL].", show_default=False),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="radiomic, medicalnet50, medicalnet10, random3d, module [radiomic; MedicalNet if weights are given].",
+            show_default=False,
+        ),
+    ] = None,
+    feature_weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of the feature network [$GEN3D_FEATURE_WEIGHTS].", show_default=False),
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Which one, where folders hold several.", show_default=False)
+    ] = None,
+    size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Grid in voxels X Y Z [what all scans show].", show_default=False),
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Grey values, such as HU, of 0 and 1 [each scan's percentiles].", show_default=False),
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Pairs for the mean MS-SSIM [all up to 2000].", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Generated scans against real ones: distances, coverage, diversity, and copies of training scans."""
+    from gen3d.tools.evaluate.generation import evaluate_generation as run
+    from gen3d.tools.progress import progress_bar
+
+    with progress_bar("evaluate", 100) as advance:
+        report = run(
+            real,
+            fake,
+            out,
+            train=train,
+            features=separated(features or []),
+            feature_weights=feature_weights,
+            contrast=contrast,
+            size=size,
+            window=window,
+            pairs=pairs,
+            seed=seed,
+            device=device,
+            advance=lambda share, words: advance(int(100 * share), words),
+        )
+    present(report, out)
+
+
+@evaluate.command("pairs")
+def evaluate_pairs(
+    real: Annotated[
+        Path, typer.Argument(help="True images: a folder of cases, a flat folder, a file.", show_default=False)
+    ],
+    fake: Annotated[
+        Path, typer.Argument(help="Synthetic ones: the same cases or file names, or a file.", show_default=False)
+    ],
+    out: Out,
+    lesion: Annotated[
+        Path | None, typer.Option(help="Lesion masks: a folder or a file [those in REAL].", show_default=False)
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Brain or body masks: a folder or a file [found in the image].", show_default=False),
+    ] = None,
+    units: Annotated[str, typer.Option(help="auto, arbitrary or HU.")] = "auto",
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Grey values of 0 and 1, for both images [the true image's percentiles].", show_default=False
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Other synthetic images, scored beside.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Synthetic images against the true ones: brain or body first, lesion and healthy tissue apart."""
+    from gen3d.tools.evaluate.pairs import evaluate_pairs as run
+    from gen3d.tools.progress import progress_bar
+
+    with progress_bar("evaluate", 100) as advance:
+        report = run(
+            real,
+            fake,
+            out,
+            lesion=lesion,
+            mask=mask,
+            units=units,  # type: ignore[arg-type]
+            window=window,
+            baseline=baseline,
+            advance=lambda share, words: advance(int(100 * share), words),
+            note=note,
+        )
+    present(report, out)
+
+
+@evaluate.command("segmentation")
+def evaluate_segmentation(
+    real: Annotated[
+        Path, typer.Argument(help="True masks: a folder of cases, a flat folder, a file.", show_default=False)
+    ],
+    fake: Annotated[Path, typer.Argument(help="Masks of the same cases or file names, or a file.", show_default=False)],
+    out: Out,
+    label: Annotated[
+        list[int] | None, typer.Option(help="Score this label; may be repeated [all but 0].", show_default=False)
+    ] = None,
+    tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Of the surface Dice.")] = 1.0,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Masks of a plain network, scored beside.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Masks against the true ones: overlap, surface distances, volumes."""
+    from gen3d.tools.evaluate.segmentation import evaluate_segmentation as run
+    from gen3d.tools.progress import progress_bar
+
+    with progress_bar("evaluate", 100) as advance:
+        report = run(
+            real,
+            fake,
+            out,
+            labels=label,
+            tolerance_mm=tolerance_mm,
+            baseline=baseline,
+            advance=lambda share, words: advance(int(100 * share), words),
+            note=note,
+        )
+    present(report, out)
+
+
+@evaluate.command("ambiguous")
+def evaluate_ambiguous(
+    real: Annotated[
+        Path, typer.Argument(help="Raters' masks: CASE_raterN.nii.gz in a folder, or an npz.", show_default=False)
+    ],
+    fake: Annotated[
+        Path, typer.Argument(help="Samples: CASE/CASE_sample-NN.nii.gz in a folder, or an npz.", show_default=False)
+    ],
+    out: Out,
+    empty: Annotated[str, typer.Option(help="What two empty masks are: agree, exclude or disagree.")] = "agree",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Take only so many of each case [all].", show_default=False)
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=1, help="The class to score [masks are 0 and 1].", show_default=False)
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="An earlier results.json, compared case by case.", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Sampled masks against those of several raters, beside the raters' own agreement."""
+    from gen3d.tools.evaluate.ambiguous import evaluate_ambiguous as run
+    from gen3d.tools.progress import progress_bar
+
+    with progress_bar("evaluate", 100) as advance:
+        report = run(
+            real,
+            fake,
+            out,
+            empty=empty,  # type: ignore[arg-type]
+            samples=samples,
+            label=label,
+            reference=reference,
+            advance=lambda share, words: advance(int(100 * share), words),
+            note=note,
+        )
+    present(report, out)
+
+
+def present(report: "Report", out: Path) -> None:
+    """Write a report into its folder, then print it."""
+    from gen3d.tools.evaluate.report import RESULTS, SUMMARY, deliver, show
+
+    deliver(report, out)
+    show(report)
+    print(f"{out / RESULTS}\n{out / SUMMARY}")
+
+
 @app.command("import")
 def import_(
     family: Annotated[str, typer.Argument(help="wdm or cwdm.", show_default=False)],
@@ -227,6 +436,8 @@ def one_line(error: BaseException) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, UserError):
         return said
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"needs the package {error.name}: pip install 'gen3d[{EXTRAS[error.name]}]'"
     kind = type(error).__name__
     return f"{kind}: {said[:300]} (--debug shows where)" if said else f"{kind} (--debug shows where)"
 

@@ -1,0 +1,136 @@
+"""``gen3d evaluate pairs``: synthetic images against the true ones of the same patients."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from gen3d.core.error import UsageError, UserError, nearest
+from gen3d.tools.evaluate.cache import Cache
+from gen3d.tools.evaluate.pair_case import Pair, UnitsAsked, agree, score, with_companions
+from gen3d.tools.evaluate.pair_tables import (
+    Tree,
+    agreement_table,
+    by_contrast,
+    main_table,
+    summary,
+    verdict,
+    warnings,
+    worst_first,
+)
+from gen3d.tools.evaluate.pairing import Matches, masks_for, match_images
+from gen3d.tools.evaluate.report import Report, protect
+
+COMMAND = "pairs"
+UNITS = ("auto", "arbitrary", "HU")
+
+
+def evaluate_pairs(
+    real: Path,
+    fake: Path,
+    out: Path,
+    *,
+    lesion: Path | None = None,
+    mask: Path | None = None,
+    units: UnitsAsked = "auto",
+    window: tuple[float, float] | None = None,
+    baseline: Path | None = None,
+    segmenter: Callable[[Tensor], Tensor] | None = None,
+    advance: Callable[[float, str], None] = lambda done, words: None,
+    note: Callable[[str], None] = lambda words: None,
+) -> Report:
+    """Score synthetic images against true ones, region by region, beside what simple baselines reach.
+
+    Args:
+        real: True images: a folder of cases, a flat folder, or a file.
+        fake: Synthetic ones: the same cases and contrasts, as ``gen3d synthesize`` writes them, the same file names, or
+            a file.
+        out: Where the report goes; what was measured of each pair is kept in ``out/cache``.
+        lesion: A folder of lesion masks, or a file; by default those in the true images' case folders.
+        mask: A folder of brain or body masks, or a file; by default where a true image is above 0, and for a CT the
+            largest part above -500 HU.
+        units: "HU" or "arbitrary"; "auto" takes a true image with voxels of -500 or less for a CT.
+        window: True intensities that become 0 and 1 for both images; by default each true image's 0.1 and 99.9
+            percentile, and -1000 and 1000 for HU.
+        baseline: A folder of other synthetic images, scored beside.
+        segmenter: A fixed segmentation network, from voxels (X, Y, Z) with axes Right, Anterior, Superior to labels:
+            its answers to both images are compared. Only from Python: torch.export's files may hold pickled code, and
+            the loader of TorchScript's is deprecated. From the command line, segment both sides and compare the masks
+            with ``gen3d evaluate segmentation``.
+        advance: Told the share done and what is being done.
+        note: Told in words what is good to know.
+
+    Raises:
+        UserError: No images, none that belong together, or no pair that can be scored.
+    """
+    if units not in UNITS:
+        raise UsageError(f"units '{units}': expected one of {', '.join(UNITS)}{nearest(units, UNITS)}")
+    if window is not None and not window[0] < window[1]:
+        raise UsageError(f"window {window[0]:g} {window[1]:g}: expected two rising numbers")
+    protect(out)
+    matches = match_images(real, fake)
+    pairs, failed = _complete(real, matches, lesion, mask, baseline)
+    cache = Cache(out / "cache", {"command": COMMAND, "units": units, "window": window})
+    cases: dict[str, Tree] = {}
+    agreement: dict[str, list[Tree]] = {}
+    for index, pair in enumerate(pairs):
+        advance(0.95 * index / len(pairs), f"pair {index + 1} of {len(pairs)}")
+        try:
+            cases[pair.name] = cache.get(repr(pair), pair.files, lambda pair=pair: score(pair, units, window))  # type: ignore[misc]
+            if segmenter is not None:
+                agreement[pair.name] = agree(pair, units, segmenter)
+        except UserError as error:
+            failed[pair.name] = str(error)
+            note(f"{pair.name} is left out: {error}")
+    if not cases:
+        first = next(iter(failed.values()))
+        raise UserError(first if len(failed) == 1 else f"none of {len(failed)} pairs can be scored; the first: {first}")
+    advance(0.95, "picture")
+    from gen3d.tools.evaluate.pairs_picture import look, picture
+
+    means = summary(list(cases.values()))
+    worst = worst_first(cases)
+    shown = look(next(pair for pair in pairs if pair.name == worst[0]), cases[worst[0]], units)
+    facts = {
+        "means": means,
+        "pairs": cases,
+        "worst": worst[:10],
+        "agreement": agreement,
+        "failed": failed,
+        "unmatched": {"real": matches.real_alone, "fake": matches.fake_alone},
+    }
+    settings = {
+        "real": real, "fake": fake, "lesion": lesion, "mask": mask, "units": units, "window": window,
+        "baseline": baseline, "segmenter": segmenter and getattr(segmenter, "__name__", type(segmenter).__name__),
+    }  # fmt: skip
+    tables = [main_table(means, cases, baseline), *by_contrast(cases), *agreement_table(agreement)]
+    return Report(
+        COMMAND,
+        settings,
+        tables,
+        facts,
+        lambda figure: picture(figure, cases, shown),
+        [*warnings(matches, failed, cases), *verdict(means)],
+    )
+
+
+def _complete(
+    real: Path, matches: Matches, lesion: Path | None, mask: Path | None, baseline: Path | None
+) -> tuple[list[Pair], dict[str, str]]:
+    """Add to each match what belongs to it; a case with too many masks fails alone."""
+    images = [match.real for match in matches.pairs]
+    lesions = masks_for(lesion, images) if lesion else {}
+    masks = masks_for(mask, images) if mask else {}
+    others = {m.real: m.fake for m in match_images(real, baseline).pairs} if baseline else {}
+    pairs: list[Pair] = []
+    failed: dict[str, str] = {}
+    for match in matches.pairs:
+        try:
+            pair = with_companions(match)
+        except UserError as error:
+            failed[match.name] = str(error)
+            continue
+        own = lesions.get(match.real) if lesion else pair.lesion
+        pairs.append(replace(pair, lesion=own, mask=masks.get(match.real), baseline=others.get(match.real)))
+    return pairs, failed
