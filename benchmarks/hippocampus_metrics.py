@@ -4,7 +4,7 @@ Usage: python benchmarks/hippocampus_metrics.py
 
 The 217 scans of ../shared/data/hippocampus are dealt at random, three times, into 87 "training" scans, 65 unseen "real"
 ones and 65 "sources". Each row is a set of 65 "generated" scans against the real ones by ``gen3d evaluate generation``,
-the mean of the three deals; no model is trained:
+the median of the three deals; no model is trained:
   real           the sources as they are: what a perfect generator would give
   blurred        the sources, Gaussian blur of 1 voxel
   noisy          the sources with white noise, 10 % of the range
@@ -119,7 +119,7 @@ def evaluated(folder: Path, seed: int, place: Path) -> dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Evaluate every deal and write the table of the means."""
+    """Evaluate every deal and write the table of the medians."""
     data = Path(os.environ.get("GEN3D_DATA", ROOT.parent / "shared" / "data"))
     deals = []
     for seed in range(DEALS):
@@ -128,7 +128,7 @@ def main() -> None:
     rows: list[tuple[Cell, ...]] = []
     for name in deals[0]:
         each = [figures(deal[name]) for deal in deals]
-        rows.append((name, *(f"{np.mean([one[key] for one in each]):.3g}" for key in each[0])))
+        rows.append((name, *(f"{np.median([one[key] for one in each]):.3g}" for key in each[0])))
     columns = ("generated", *(f"{key} x1000" if key == "fd_random3d" else key for key in figures(deals[0]["real"])))
     text = markdown(Table("hippocampi", columns, rows))
     (RESULTS / "hippocampus_metrics.json").write_text(json.dumps(deals, indent=1) + "\n")
