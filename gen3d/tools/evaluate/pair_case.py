@@ -14,7 +14,8 @@ from gen3d.data.layout import contrast_of, is_lesion
 from gen3d.data.nifti import ENDINGS, read, read_labels, without_ending
 from gen3d.metrics.agreement import segmentation_agreement
 from gen3d.metrics.completion import fit_scale
-from gen3d.metrics.pairs import PairRow, Units, closest, pair_rows, regions_of
+from gen3d.metrics.pairs import FIXED, MATCHED, PairRow, Units, closest, pair_rows, regions_of
+from gen3d.tools.evaluate.measurements import measured
 from gen3d.tools.evaluate.pairing import Match, check_grid, turned
 
 UnitsAsked = Literal["auto", "arbitrary", "HU"]
@@ -133,6 +134,8 @@ def score(pair: Pair, asked: UnitsAsked, window: tuple[float, float] | None) -> 
     try:
         for name, image in loaded.images.items():
             rows[name] = pair_rows(loaded.true, image, regions=loaded.regions, units=loaded.units, window=window)
+        heads = {name: headline(found) for name, found in rows.items()}
+        taken = measured(loaded.true, loaded.images, heads, _first(loaded.regions))
     except ValueError as error:
         raise UserError(f"{pair.real} and {pair.fake}: {error}") from None
     return {
@@ -148,7 +151,14 @@ def score(pair: Pair, asked: UnitsAsked, window: tuple[float, float] | None) -> 
         "empty_regions": [name for name, where in loaded.regions.items() if not where.any()],
         "notes": list(loaded.notes),
         "rows": {name: [vars(row) for row in found] for name, found in rows.items()},
+        "measurements": taken,
     }
+
+
+def headline(rows: list[PairRow]) -> PairRow:
+    """Return the row that stands for a pair: the first region; scale matched, but for HU, which have a scale."""
+    wanted = FIXED if rows[0].units == "HU" else MATCHED
+    return next(row for row in rows if row.normalisation == wanted)
 
 
 def agree(pair: Pair, asked: UnitsAsked, segmenter: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:

@@ -127,6 +127,12 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next(row for row in rows if row["normalisation"] == wanted)
 
 
+def headlines(cases: Sequence[Tree]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the rows that stand for the pairs, by image."""
+    names = [name for name in IMAGES if any(name in case["rows"] for case in cases)]
+    return {name: [headline(case["rows"][name]) for case in cases if name in case["rows"]] for name in names}
+
+
 def worst_first(cases: Mapping[str, Tree]) -> list[str]:
     """Return the names of the pairs, lowest PSNR first."""
     return sorted(cases, key=lambda name: (headline(cases[name]["rows"][SYNTHETIC])["psnr"], name))

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.tools.evaluate.cache import Cache
+from gen3d.tools.evaluate.measurements import measurement_table
 from gen3d.tools.evaluate.pair_case import Pair, UnitsAsked, agree, score, with_companions
 from gen3d.tools.evaluate.pair_tables import (
     Tree,
     agreement_table,
     by_contrast,
+    headlines,
     main_table,
     summary,
     verdict,
@@ -92,8 +94,10 @@ def evaluate_pairs(
     means = summary(list(cases.values()))
     worst = worst_first(cases)
     shown = look(next(pair for pair in pairs if pair.name == worst[0]), cases[worst[0]], units)
+    measurements, agreed = measurement_table(list(cases.values()), headlines(list(cases.values())))
     facts = {
         "means": means,
+        "measurements": agreed,
         "pairs": cases,
         "worst": worst[:10],
         "agreement": agreement,
@@ -101,10 +105,16 @@ def evaluate_pairs(
         "unmatched": {"real": matches.real_alone, "fake": matches.fake_alone},
     }
     settings = {
-        "real": real, "fake": fake, "lesion": lesion, "mask": mask, "units": units, "window": window,
-        "baseline": baseline, "segmenter": segmenter and getattr(segmenter, "__name__", type(segmenter).__name__),
-    }  # fmt: skip
-    tables = [main_table(means, cases, baseline), *by_contrast(cases), *agreement_table(agreement)]
+        "real": real,
+        "fake": fake,
+        "lesion": lesion,
+        "mask": mask,
+        "units": units,
+        "window": window,
+        "baseline": baseline,
+        "segmenter": None if segmenter is None else type(segmenter).__name__,
+    }
+    tables = [main_table(means, cases, baseline), *by_contrast(cases), measurements, *agreement_table(agreement)]
     return Report(
         COMMAND,
         settings,
