@@ -1,8 +1,8 @@
 """``make bench``: seconds, calls and peak memory of the pieces and of the whole command, with ratios.
 
 Each row runs in a process of its own, so that its peak memory is its own; seconds are the median of the repeats after
-one warm-up (none for what takes minutes). Rows of one group do the same work; the ratio is to the group's first row. Writes
-benchmarks/results/bench.json.
+one warm-up (none for what takes minutes). Rows of one group do the same work; the ratio is to the group's first row.
+Writes benchmarks/results/bench.json.
 """
 
 import json

@@ -26,7 +26,7 @@ class Nearest(NamedTuple):
     """Each scan's distance to its nearest reference, (n,), and which that is, (n,)."""
 
     distances: Tensor
-    index: Tensor
+    which: Tensor
 
 
 class CopyRate(NamedTuple):
@@ -123,7 +123,7 @@ def copy_rate(
     found = nearest(samples, training, shift=shift, candidates=candidates)
     close = int((found.distances < threshold).sum())
     interval = wilson(close, len(samples))
-    return CopyRate(close / len(samples), interval, expected, threshold, found.distances, found.index, unseen)
+    return CopyRate(close / len(samples), interval, expected, threshold, found.distances, found.which, unseen)
 
 
 def repeat_rate(samples: Tensor, threshold: float, *, shift: int = 2, candidates: int = 16) -> float:

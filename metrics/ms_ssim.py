@@ -136,11 +136,11 @@ def mean_pairwise_ms_ssim(
     used, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     reader = Reader(volumes, used.tolist())
     window, count = _settled(reader.shape, kernel, scales, data_range)
-    first, second = chosen_pairs(len(volumes), pairs, seed)
     fitting = int(memory_gb * 2**30 / (16 * int(np.prod(reader.shape))))
     per_block = len(reader) if fitting >= len(reader) else max(fitting // 2, 1)
     values = np.zeros(len(first))
-    for where, left, i, right, js in _by_blocks(reader, *np.split(places, 2), per_block, window, count):
+    left_of, right_of = np.split(places, 2)
+    for where, left, i, right, js in _by_blocks(reader, left_of, right_of, per_block, window, count):
         values[where] = _similarity(left, i, right, js, window, data_range).numpy()
     error = jackknife_over_pairs(first, second, values, len(volumes))
     return MeanPairwise(float(values.mean()), error, len(values), len(window), count)

@@ -115,7 +115,7 @@ def test_copies_among_new_scans_are_counted(
 def test_coarse_search_misses_nothing_on_real_scans(small: tuple[Tensor, Tensor]) -> None:
     training, held_out = small
     few, many = (nearest(held_out[:6], training, candidates=c) for c in (16, 100))
-    assert torch.equal(few.index, many.index)
+    assert torch.equal(few.which, many.which)
     assert torch.equal(few.distances, many.distances)
 
 
@@ -148,14 +148,14 @@ def test_equals_loops(sides: tuple[int, int, int], shift: int) -> None:
     expected = torch.tensor([[by_loops(a, b, shift) for b in references] for a in scans], dtype=torch.float64)
     found = nearest(scans, references, shift=shift, candidates=32)  # all: no choice is left to the coarse search
     torch.testing.assert_close(found.distances, expected.min(1).values, rtol=0, atol=1e-5)
-    assert found.index.tolist() == expected.argmin(1).tolist()
+    assert found.which.tolist() == expected.argmin(1).tolist()
     among = nearest(scans, None, shift=shift, candidates=32)
     own = torch.tensor(
         [[by_loops(scans[i], scans[j], shift) if i != j else 9.0 for j in range(2)] for i in range(2)],
         dtype=torch.float64,
     )
     torch.testing.assert_close(among.distances, own.min(1).values, rtol=0, atol=1e-5)
-    assert among.index.tolist() == own.argmin(1).tolist()
+    assert among.which.tolist() == own.argmin(1).tolist()
 
 
 @settings(max_examples=8, deadline=None)
@@ -171,7 +171,7 @@ def test_neither_flips_nor_grey_scale_matter(seed: int, flip: set[int], gain: fl
     original = thumbnails(volumes)
     found = nearest(changed[:3], original[3:], candidates=24)
     torch.testing.assert_close(nearest(changed, original).distances, torch.zeros(6).double(), rtol=0, atol=1e-2)
-    assert nearest(changed, original).index.tolist() == list(range(6))
+    assert nearest(changed, original).which.tolist() == list(range(6))
     assert found.distances.max() <= math.sqrt(2)
     order = torch.randperm(3, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Triple
-from gen3d.metrics.copies import CopyRate, copy_rate, nearest, repeat_rate
+from gen3d.metrics.copies import CopyRate, copy_rate, repeat_rate
 from gen3d.metrics.features import Features, open_features
 from gen3d.metrics.ms_ssim import mean_pairwise_ms_ssim
 from gen3d.metrics.weights import VARIABLE
@@ -37,7 +35,6 @@ class Found:
         diversity: Mean pairwise MS-SSIM of "fake" and "real", or why there is none.
         spaces: Distances in each space of features.
         copies: Of training scans among the generated ones.
-        unseen: Distances of unseen real scans to the nearest training scan, (N,).
         repeats: Share of "fake" and "real" scans that are as near to another of their own set.
     """
 
@@ -45,7 +42,6 @@ class Found:
     diversity: Mapping[str, Mapping[str, Any]]
     spaces: Sequence[Distances]
     copies: CopyRate
-    unseen: Tensor
     repeats: Mapping[str, float]
 
     @property
@@ -112,9 +108,9 @@ def evaluate_generation(
         diversity["real"] = earlier["ms_ssim"]["real"]
     advance(0.9, "distances")
     spaces = [distances(kind, sets["real"], sets["fake"], seed) for kind in kinds]
-    copies, unseen = copies_among(sets)
+    copies = copies_among(sets)
     repeats = {name: repeat_rate(sets[name].thumbnails, copies.threshold) for name in ("fake", "real")}
-    result = Found(sets, diversity, spaces, copies, unseen, repeats)
+    result = Found(sets, diversity, spaces, copies, repeats)
     digest = save_reference(out / REFERENCE, {name: side for name, side in sets.items() if name != "fake"})
     settings = {
         **{name: folder for name, folder in folders.items() if folder},
@@ -248,17 +244,10 @@ def diverse(scans: Prepared, cache: Cache, pairs: int | None, seed: int) -> Mapp
     return kept
 
 
-def copies_among(sets: Mapping[str, Measured]) -> tuple[CopyRate, Tensor]:
-    """Look for copies in the training scans, or in the real ones where the former were not given.
-
-    Returns:
-        The copy rate, and the distances of unseen real scans that its threshold comes from, (N,).
-    """
+def copies_among(sets: Mapping[str, Measured]) -> CopyRate:
+    """Look for copies in the training scans, or in the real ones where the former were not given."""
     fake, real = sets["fake"].thumbnails, sets["real"].thumbnails
-    if "train" not in sets:
-        return copy_rate(fake, real, None), nearest(real, None).distances
-    train = sets["train"].thumbnails
-    return copy_rate(fake, train, real), nearest(real, train).distances
+    return copy_rate(fake, sets["train"].thumbnails, real) if "train" in sets else copy_rate(fake, real, None)
 
 
 def grid_warnings(grids: Mapping[str, Grid], preprocessing: Preprocessing) -> list[str]:
@@ -312,7 +301,7 @@ def tree(found: Found) -> dict[str, Any]:
             "interval_95": found.copies.interval,
             "expected": found.copies.expected,
             "threshold": found.copies.threshold,
-            "unseen_real": found.unseen,
+            "unseen_real": found.copies.unseen,
             "repeats": found.repeats,
             "scans": [{"scan": name, "distance": d, "nearest": where[i]} for name, d, i in near],
         },

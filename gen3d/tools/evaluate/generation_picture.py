@@ -66,7 +66,7 @@ def nearest(cell: "Axes", found: "Found") -> None:
         cell,
         [
             ("generated", copies.distances.tolist(), FAKE),
-            ("unseen real", found.unseen.tolist(), REAL),
+            ("unseen real", copies.unseen.tolist(), REAL),
         ],
     )
     cell.axvline(copies.threshold, color=INK, linewidth=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gen3d.metrics.pairs import FIXED, MATCHED
 from gen3d.tools.evaluate.canvas import FAKE, REAL, chart, heading, slice_cell
 from gen3d.tools.evaluate.pair_case import BASELINE, CONSTANT, COPY, SYNTHETIC, Pair, UnitsAsked, load
-from gen3d.tools.preview import FAINT, INK, bounding_box
+from gen3d.tools.preview import FAINT, INK, bounding_box, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,21 +67,19 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     heading(
         figure,
         "gen3d evaluate pairs",
-        f"{len(cases)} pairs. Synthetic images are not for diagnosis. Below: the pair with the lowest PSNR, "
+        f"{len(cases)} pairs. Synthetic images are not for diagnosis. Slices: the pair with the lowest PSNR, "
         f"{worst.name}, on the true image's scale and in its window.",
     )
-    grid = figure.add_gridspec(3, 12, left=0.09, right=0.98, top=0.9, bottom=0.05, hspace=0.35, wspace=0.3)
+    grid = figure.add_gridspec(2, 30, left=0.1, right=0.98, top=0.9, bottom=0.06, hspace=0.2, wspace=0.3)
     kept = list(cases.values())
-    strips(figure.add_subplot(grid[0, :5]), "PSNR of every pair, dB", collected(kept, "psnr"), COLOURS)
-    strips(figure.add_subplot(grid[0, 7:]), "SSIM of every pair", collected(kept, "ssim"), COLOURS)
-    images = [name for name in (SYNTHETIC, COPY, BASELINE) if name in worst.others][:2]
-    slices(figure.add_subplot(grid[1:, :4]), worst, worst.true, "true", REAL)
-    for column, name in enumerate([*images, *[CONSTANT] * (2 - len(images))]):
-        start = 4 + 4 * column
+    strips(figure.add_subplot(grid[0, :13]), "PSNR of every pair, dB", collected(kept, "psnr"), COLOURS)
+    strips(figure.add_subplot(grid[0, 17:]), "SSIM of every pair", collected(kept, "ssim"), COLOURS)
+    cells = iter(figure.add_subplot(grid[1, start : start + 6]) for start in range(0, 30, 6))
+    slices(next(cells), worst, worst.true, "true", REAL)
+    for name in [name for name in (SYNTHETIC, BASELINE, COPY, CONSTANT) if name in worst.others][:2]:
         image = worst.others[name]
-        slices(figure.add_subplot(grid[1, start : start + 4]), worst, image, name, COLOURS[name])
-        words = f"{name} minus true, -0.5 to 0.5"
-        slices(figure.add_subplot(grid[2, start : start + 4]), worst, image - worst.true, words, INK, signed=True)
+        slices(next(cells), worst, image, name, COLOURS[name])
+        slices(next(cells), worst, image - worst.true, f"{name} minus true, -0.5 to 0.5", INK, signed=True)
 
 
 def collected(cases: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, str, list[float]]]:
@@ -98,12 +96,12 @@ def collected(cases: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str
 
 
 def strips(
-    cell: "Axes", title: str, sets: Sequence[tuple[str, str, Sequence[float]]], colours: Mapping[str, str]
+    cell: "Axes", title: str, sets: Sequence[tuple[str, str, Sequence[float]]], palette: Mapping[str, str]
 ) -> None:
     """Draw a line of dots for each set, (first word, second word, values), coloured by the second; bars are means."""
     chart(cell, title)
     for place, (_, what, values) in enumerate(reversed(sets)):
-        colour = colours.get(what, INK)
+        colour = palette.get(what, INK)
         cell.scatter(values, [place] * len(values), color=colour, s=22, alpha=0.55)
         if len(values):
             cell.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.4)
@@ -114,7 +112,7 @@ def strips(
 
 def slices(cell: "Axes", worst: Look, image: np.ndarray, title: str, colour: str, *, signed: bool = False) -> None:
     """Draw one slice with the lesion's contour."""
-    limits, cmap = ((-0.5, 0.5), "coolwarm") if signed else ((0.0, 1.0), "gray")
+    limits, cmap = ((-0.5, 0.5), colours("difference")) if signed else ((0.0, 1.0), "gray")
     slice_cell(cell, image, title, colour=colour, limits=limits, cmap=cmap)
     cell.set_aspect(worst.aspect)
     if worst.lesion.any() and not worst.lesion.all():

@@ -10,7 +10,7 @@ from gen3d.tools.evaluate.canvas import FAKE, REAL, heading, slice_cell
 from gen3d.tools.evaluate.pairing import Match
 from gen3d.tools.evaluate.pairs_picture import strips
 from gen3d.tools.evaluate.segmentation import BASELINE, MASKS, read_pair
-from gen3d.tools.preview import INK, bounding_box
+from gen3d.tools.preview import INK, bounding_box, colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def look(match: Match, case: Mapping[str, Any]) -> Look:
 def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Look) -> None:
     """Fill the figure."""
     words = (
-        f"{len(cases)} cases. Below: the case with the lowest Dice, {worst.name}, mean over labels {worst.dice:.3f}."
+        f"{len(cases)} cases. Slices: the case with the lowest Dice, {worst.name}, mean over labels {worst.dice:.3f}."
     )
     heading(figure, "gen3d evaluate segmentation", words)
     grid = figure.add_gridspec(2, 12, left=0.09, right=0.98, top=0.9, bottom=0.06, hspace=0.25, wspace=0.3)
@@ -55,7 +55,7 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     cells = [figure.add_subplot(grid[1, start : start + 4]) for start in (0, 4, 8)]
     slice_cell(cells[0], worst.true, "true labels", colour=REAL, limits=(0, top), cmap="viridis")
     slice_cell(cells[1], worst.fake, "masks", colour=FAKE, limits=(0, top), cmap="viridis")
-    slice_cell(cells[2], wrong, "invented (red), missed (blue)", colour=INK, limits=(-1, 1), cmap="coolwarm")
+    slice_cell(cells[2], wrong, "invented (red), missed (blue)", colour=INK, limits=(-1, 1), cmap=colours("difference"))
     for cell in cells:
         cell.set_aspect(worst.aspect)
 
