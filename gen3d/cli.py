@@ -283,6 +283,10 @@ def evaluate_pairs(
     baseline: Annotated[
         Path | None, typer.Option(help="Other synthetic images, scored beside.", show_default=False)
     ] = None,
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(help="A TorchScript segmentation network, asked about both images.", show_default=False),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Synthetic images against the true ones: brain or body first, lesion and healthy tissue apart."""
@@ -299,6 +303,7 @@ def evaluate_pairs(
             units=units,  # type: ignore[arg-type]
             window=window,
             baseline=baseline,
+            segmenter=segmenter,
             advance=lambda share, words: advance(int(100 * share), words),
             note=note,
         )

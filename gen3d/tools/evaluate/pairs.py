@@ -23,6 +23,7 @@ from gen3d.tools.evaluate.pair_tables import (
 )
 from gen3d.tools.evaluate.pairing import Matches, masks_for, match_images
 from gen3d.tools.evaluate.report import Report, protect
+from gen3d.tools.evaluate.segmenter import open_segmenter
 
 COMMAND = "pairs"
 UNITS = ("auto", "arbitrary", "HU")
@@ -38,7 +39,7 @@ def evaluate_pairs(
     units: UnitsAsked = "auto",
     window: tuple[float, float] | None = None,
     baseline: Path | None = None,
-    segmenter: Callable[[Tensor], Tensor] | None = None,
+    segmenter: Path | Callable[[Tensor], Tensor] | None = None,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
 ) -> Report:
@@ -56,10 +57,8 @@ def evaluate_pairs(
         window: True intensities that become 0 and 1 for both images; by default each true image's 0.1 and 99.9
             percentile, and -1000 and 1000 for HU.
         baseline: A folder of other synthetic images, scored beside.
-        segmenter: A fixed segmentation network, from voxels (X, Y, Z) with axes Right, Anterior, Superior to labels:
-            its answers to both images are compared. Only from Python: torch.export's files may hold pickled code, and
-            the loader of TorchScript's is deprecated. From the command line, segment both sides and compare the masks
-            with ``gen3d evaluate segmentation``.
+        segmenter: A fixed segmentation network, whose answers to both images are compared: a function from voxels
+            (X, Y, Z) with axes Right, Anterior, Superior to labels, or a file for ``open_segmenter``.
         advance: Told the share done and what is being done.
         note: Told in words what is good to know.
 
@@ -71,6 +70,7 @@ def evaluate_pairs(
     if window is not None and not window[0] < window[1]:
         raise UsageError(f"window {window[0]:g} {window[1]:g}: expected two rising numbers")
     protect(out)
+    segment = open_segmenter(segmenter) if isinstance(segmenter, Path) else segmenter
     matches = match_images(real, fake)
     pairs, failed = _complete(real, matches, lesion, mask, baseline)
     cache = Cache(out / "cache", {"command": COMMAND, "units": units, "window": window})
@@ -80,8 +80,8 @@ def evaluate_pairs(
         advance(0.95 * index / len(pairs), f"pair {index + 1} of {len(pairs)}")
         try:
             cases[pair.name] = cache.get(repr(pair), pair.files, lambda pair=pair: score(pair, units, window))  # type: ignore[misc]
-            if segmenter is not None:
-                agreement[pair.name] = agree(pair, units, segmenter)
+            if segment is not None:
+                agreement[pair.name] = agree(pair, units, segment)
         except UserError as error:
             failed[pair.name] = str(error)
             note(f"{pair.name} is left out: {error}")
@@ -112,7 +112,7 @@ def evaluate_pairs(
         "units": units,
         "window": window,
         "baseline": baseline,
-        "segmenter": None if segmenter is None else type(segmenter).__name__,
+        "segmenter": segmenter if segmenter is None or isinstance(segmenter, Path) else type(segmenter).__name__,
     }
     tables = [main_table(means, cases, baseline), *by_contrast(cases), measurements, *agreement_table(agreement)]
     return Report(
