@@ -67,12 +67,11 @@ def ms_ssim(
 ) -> Tensor:
     r"""Return the multi-scale structural similarity of each pair of volumes, from 0 to 1, (N,).
 
-    $\prod_{s=1}^{S} \max(c_s, 0)^{\beta_s} \cdot \max(s_S, 0)^{\beta_S}$ with the last contrast term replaced by the
-    whole SSIM: $c_s$ is the mean over voxels of $(2 \sigma_{ab} + C_2) / (\sigma_a^2 + \sigma_b^2 + C_2)$ and $s_S$
-    that of the same times $(2 \mu_a \mu_b + C_1) / (\mu_a^2 + \mu_b^2 + C_1)$, under a Gaussian window of 1.5 voxels at
-    places where it lies wholly inside; each scale halves the last by averages of 2 voxels along axes longer than 1.
-    A negative mean counts as 0, so that the product is defined: then the value is 0. With fewer than five scales the
-    first betas are used, divided by their sum. Constant volumes have all contrast terms 1.
+    $\max(l_S, 0)^{\beta_S} \prod_{s=1}^{S-1} \max(c_s, 0)^{\beta_s}$, where $c_s$ is the mean over voxels of
+    $(2 \sigma_{ab} + C_2) / (\sigma_a^2 + \sigma_b^2 + C_2)$ and $l_S$, at the coarsest scale, that of the same times
+    $(2 \mu_a \mu_b + C_1) / (\mu_a^2 + \mu_b^2 + C_1)$, under a Gaussian window of 1.5 voxels at places where it lies
+    wholly inside; each scale halves the last by averages of 2 voxels along axes longer than 1. A negative mean counts
+    as 0, and so does the value then. With fewer than five scales the first betas are used, divided by their sum.
 
     Args:
         a: Volumes, (N, X, Y, Z).
@@ -91,10 +90,9 @@ def ms_ssim(
         raise ValueError(f"expected two sets (N, X, Y, Z) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     window, count = _settled(a.shape[1:], kernel, scales, data_range)
     values = [torch.zeros(0, dtype=torch.float64)]
-    first = torch.tensor([0])
     for x, y in zip(_checked(a), _checked(b), strict=True):
         one, other = (_pyramid(volume[None], window, count) for volume in (x, y))
-        values.append(_similarity(one, 0, other, first, window, data_range))
+        values.append(_similarity(one, 0, other, torch.tensor([0]), window, data_range))
     return torch.cat(values)
 
 
@@ -163,13 +161,11 @@ class Reader:
 
     def __call__(self, place: int) -> Tensor:
         """Return one of the volumes used, (1, X, Y, Z)."""
-        volume, self.ahead = (self.ahead if place == 0 else None), None
-        if volume is None:
-            volume = self.volumes[self.used[place]]
-        if tuple(volume.shape) != self.shape:
-            raise ValueError(
-                f"volume {self.used[place]} has shape {tuple(volume.shape)}, another {self.shape}; put all on one grid"
-            )
+        volume = self.volumes[self.used[place]] if place or self.ahead is None else self.ahead
+        self.ahead = None
+        shape = tuple(volume.shape)
+        if shape != self.shape:
+            raise ValueError(f"volume {self.used[place]} has shape {shape}, another {self.shape}; put all on one grid")
         return _checked(volume[None]).float()
 
 
@@ -204,8 +200,7 @@ def _settled(sides: Sequence[int], kernel: int | None, scales: int | None, data_
 
 
 def _checked(volume: Tensor) -> Tensor:
-    volume = volume.detach()
-    volume = volume if volume.dtype == torch.float64 else volume.float()
+    volume = volume.detach() if volume.dtype == torch.float64 else volume.detach().float()
     if not bool(volume.isfinite().all()):
         raise ValueError("a volume holds NaN or infinite voxels; expected finite numbers; replace or mask them")
     return volume
@@ -243,6 +238,7 @@ def _similarity(left: Pyramid, i: int, right: Pyramid, js: Tensor, window: Tenso
     """Compare volume i with others, js (m,), in float64, (m,)."""
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     betas = torch.tensor(BETAS[: len(left.levels)], dtype=torch.float64)
+    betas = betas if len(betas) == len(BETAS) else betas / betas.sum()  # theirs sum to 1.0001
     terms = []
     for scale, (many, level) in enumerate(zip(right.levels, left.levels, strict=True), 1):
         one, parts = Level(*(t[i : i + 1] for t in level)), []
@@ -253,8 +249,8 @@ def _similarity(left: Pyramid, i: int, right: Pyramid, js: Tensor, window: Tenso
                 means = one.mean + left.offset[i], others.mean + right.offset[some][:, None, None, None]
                 seen *= (2 * means[0] * means[1] + c1) / (means[0].square() + means[1].square() + c1)
             parts.append(seen.mean(dim=(1, 2, 3)))
-        terms.append(torch.cat(parts).double().clamp(min=0))
-    return (torch.stack(terms, 1) ** (betas / betas.sum())).prod(1)
+        terms.append(torch.cat(parts).double().cpu().clamp(min=0))
+    return (torch.stack(terms, 1) ** betas).prod(1)
 
 
 def _contrast(one: Level, many: Level, window: Tensor, c2: float) -> Tensor:
@@ -263,7 +259,7 @@ def _contrast(one: Level, many: Level, window: Tensor, c2: float) -> Tensor:
 
 
 def _where(rows: Tensor) -> slice | Tensor:
-    """Return consecutive rows as a slice, which copies nothing."""
+    """Return rows that follow one another as a slice, which copies nothing."""
     begin, end = int(rows[0]), int(rows[-1]) + 1
     return slice(begin, end) if end - begin == len(rows) else rows
 

@@ -226,10 +226,10 @@ def _in_named_folder(file: File) -> Hashable:
 
 
 def _of_subject(file: File) -> Hashable:
-    """Below different folders, a file's name must say whose it is: "scan.nii.gz" doesn't, "s01.nii.gz" does."""
+    """Below different folders, a file must say whose it is: "x/scan.nii.gz" doesn't, "x/s01.nii.gz" does."""
     whose = subject(file.path)
-    known = file.is_top or file.is_bare or any(letter.isdigit() for letter in whose)
-    return (whose, file.kind) if known else None
+    says = file.is_top or whose == file.path.parent.name or any(letter.isdigit() for letter in whose)
+    return (whose, file.kind) if says else None
 
 
 def _in_one_case(file: File) -> Hashable:

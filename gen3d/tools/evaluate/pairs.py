@@ -79,9 +79,10 @@ def evaluate_pairs(
     for index, pair in enumerate(pairs):
         advance(0.95 * index / len(pairs), f"pair {index + 1} of {len(pairs)}")
         try:
-            cases[pair.name] = cache.get(repr(pair), pair.files, lambda pair=pair: score(pair, units, window))  # type: ignore[misc]
+            tree = cache.get(repr(pair), pair.files, lambda pair=pair: score(pair, units, window))  # type: ignore[misc]
             if segment is not None:
                 agreement[pair.name] = agree(pair, units, segment)
+            cases[pair.name] = tree
         except UserError as error:
             failed[pair.name] = str(error)
             note(f"{pair.name} is left out: {error}")

@@ -181,7 +181,17 @@ def _summary_of(name: str, label: str, rows: Sequence[Tree]) -> Tree:
 
 def main_table(means: Sequence[Tree], cases: Mapping[str, Tree], tolerance_mm: float, baseline: Path | None) -> Table:
     """Return the table: three lines for each label and set of masks."""
-    head = ("masks", "label", "over cases", "cases", *HEADS.values(), "volume error %", "mL", "missed", "invented")
+    head = (
+        "masks",
+        "label",
+        "over cases",
+        "cases",
+        *HEADS.values(),
+        "volume error %",
+        "volume error mL",
+        "missed",
+        "invented",
+    )
     rows = []
     for row in means:
         name = f"{row['masks']} ({baseline})" if row["masks"] == BASELINE else row["masks"]

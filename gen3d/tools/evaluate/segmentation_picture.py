@@ -55,7 +55,7 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     cells = [figure.add_subplot(grid[1, start : start + 4]) for start in (0, 4, 8)]
     slice_cell(cells[0], worst.true, "true labels", colour=REAL, limits=(0, top), cmap="viridis")
     slice_cell(cells[1], worst.fake, "masks", colour=FAKE, limits=(0, top), cmap="viridis")
-    slice_cell(cells[2], wrong, "invented (red), missed (blue)", colour=INK, limits=(-1, 1), cmap=colours("difference"))
+    slice_cell(cells[2], wrong, "invented (red), missed (blue)", colour=INK, limits=(-2, 2), cmap=colours("difference"))
     for cell in cells:
         cell.set_aspect(worst.aspect)
 
