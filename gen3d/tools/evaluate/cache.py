@@ -15,6 +15,8 @@ from gen3d import __version__
 from gen3d.data.atomic import appearing
 from gen3d.tools.evaluate.report import plain
 
+FORMAT = 2  # raise it when what is kept changes its shape or meaning
+
 
 class Cache:
     """A folder of results, each good for one state of its files and one choice of settings.
@@ -25,7 +27,7 @@ class Cache:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.settings = folder, plain({"gen3d": __version__, **settings})
+        self.folder, self.settings = folder, plain({"gen3d": __version__, "format": FORMAT, **settings})
 
     def get(self, name: str, files: Sequence[Path], compute: Callable[[], Any]) -> Any:
         """Return the JSON tree that ``compute`` gave for these files, now or earlier.
