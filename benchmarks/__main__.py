@@ -209,7 +209,7 @@ def main() -> None:
             figures["ratio"] = round(figures["seconds"] / first["seconds"], 3)
             results[group][row] = figures
             cells = (
-                f"{figures['seconds']:9.4f} {figures['ratio']:6.2f} {figures['calls']:5d} {figures['peak_gib']:8.2f}"
+                f"{figures['seconds']:9.4f} {figures['ratio']:6.3g} {figures['calls']:5d} {figures['peak_gib']:8.2f}"
             )
             print(f"  {row:42s} {cells}", flush=True)
     import torch

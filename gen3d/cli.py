@@ -236,10 +236,9 @@ def evaluate_generation(
 ) -> None:
     """Generated scans against real ones: distances, coverage, diversity, and copies of training scans."""
     from gen3d.tools.evaluate.generation import evaluate_generation as run
-    from gen3d.tools.progress import progress_bar
 
-    with progress_bar("evaluate", 100) as advance:
-        report = run(
+    present(
+        lambda advance: run(
             real,
             fake,
             out,
@@ -252,9 +251,10 @@ def evaluate_generation(
             pairs=pairs,
             seed=seed,
             device=device,
-            advance=lambda share, words: advance(int(100 * share), words),
-        )
-    present(report, out)
+            advance=advance,
+        ),
+        out,
+    )
 
 
 @evaluate.command("pairs")
@@ -281,7 +281,8 @@ def evaluate_pairs(
         ),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="Other synthetic images, scored beside.", show_default=False)
+        Path | None,
+        typer.Option(help="Other synthetic images, or an earlier results.json, shown beside.", show_default=False),
     ] = None,
     segmenter: Annotated[
         Path | None,
@@ -291,10 +292,9 @@ def evaluate_pairs(
 ) -> None:
     """Synthetic images against the true ones: brain or body first, lesion and healthy tissue apart."""
     from gen3d.tools.evaluate.pairs import evaluate_pairs as run
-    from gen3d.tools.progress import progress_bar
 
-    with progress_bar("evaluate", 100) as advance:
-        report = run(
+    present(
+        lambda advance: run(
             real,
             fake,
             out,
@@ -304,10 +304,11 @@ def evaluate_pairs(
             window=window,
             baseline=baseline,
             segmenter=segmenter,
-            advance=lambda share, words: advance(int(100 * share), words),
+            advance=advance,
             note=note,
-        )
-    present(report, out)
+        ),
+        out,
+    )
 
 
 @evaluate.command("segmentation")
@@ -322,26 +323,27 @@ def evaluate_segmentation(
     ] = None,
     tolerance_mm: Annotated[float, typer.Option("--tolerance-mm", help="Of the surface Dice.")] = 1.0,
     baseline: Annotated[
-        Path | None, typer.Option(help="Masks of a plain network, scored beside.", show_default=False)
+        Path | None,
+        typer.Option(help="Masks of a plain network, or an earlier results.json, shown beside.", show_default=False),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Masks against the true ones: overlap, surface distances, volumes."""
     from gen3d.tools.evaluate.segmentation import evaluate_segmentation as run
-    from gen3d.tools.progress import progress_bar
 
-    with progress_bar("evaluate", 100) as advance:
-        report = run(
+    present(
+        lambda advance: run(
             real,
             fake,
             out,
             labels=label,
             tolerance_mm=tolerance_mm,
             baseline=baseline,
-            advance=lambda share, words: advance(int(100 * share), words),
+            advance=advance,
             note=note,
-        )
-    present(report, out)
+        ),
+        out,
+    )
 
 
 @evaluate.command("ambiguous")
@@ -367,10 +369,9 @@ def evaluate_ambiguous(
 ) -> None:
     """Sampled masks against those of several raters, beside the raters' own agreement."""
     from gen3d.tools.evaluate.ambiguous import evaluate_ambiguous as run
-    from gen3d.tools.progress import progress_bar
 
-    with progress_bar("evaluate", 100) as advance:
-        report = run(
+    present(
+        lambda advance: run(
             real,
             fake,
             out,
@@ -378,17 +379,21 @@ def evaluate_ambiguous(
             samples=samples,
             label=label,
             reference=reference,
-            advance=lambda share, words: advance(int(100 * share), words),
+            advance=advance,
             note=note,
-        )
-    present(report, out)
+        ),
+        out,
+    )
 
 
-def present(report: "Report", out: Path) -> None:
-    """Write a report into its folder, then print it."""
+def present(evaluated: "Callable[[Callable[[float, str], None]], Report]", out: Path) -> None:
+    """Evaluate with a progress bar, write the report into its folder, then print it."""
     from gen3d.tools.evaluate.report import RESULTS, SUMMARY, deliver, show
+    from gen3d.tools.progress import progress_bar
 
-    deliver(report, out)
+    with progress_bar("evaluate", 100) as advance:
+        report = evaluated(lambda share, words: advance(int(100 * share), words))
+        deliver(report, out)
     show(report)
     print(f"{out / RESULTS}\n{out / SUMMARY}")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gen3d.core.volume import Volume
 from gen3d.data.nifti import read, write
 from gen3d.data.phantom import write_phantom
 from gen3d.metrics import concordance, radiomic_features
@@ -101,3 +102,45 @@ def test_one_network_on_both_images(gen3d: Run, studies: tuple[Path, Path, Path]
         assert status == 1
         assert path.name in told
         assert len(told.strip().splitlines()) == 1
+
+
+def test_an_earlier_run_stands_beside(gen3d: Run, studies: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """The same table whether the other images are scored anew or taken from their own results."""
+    real, fake, blurred = studies
+    earlier, anew, beside = (tmp_path / name for name in ("earlier", "anew", "beside"))
+    assert gen3d("evaluate", "pairs", real, blurred, "-o", earlier)[0] == 0
+    assert gen3d("evaluate", "pairs", real, fake, "-o", anew, "--baseline", blurred)[0] == 0
+    status, _, told = gen3d("evaluate", "pairs", real, fake, "-o", beside, "--baseline", earlier / "results.json")
+    assert status == 0, told
+    one, other = (json.loads((out / "results.json").read_text()) for out in (anew, beside))
+    assert one["means"] == other["means"]
+    assert one["measurements"] == other["measurements"]
+    arguments = real, fake, "-o", tmp_path / "other", "--baseline", earlier, "--window", 0, 100
+    status, _, _ = gen3d("evaluate", "pairs", *arguments)
+    assert status == 0
+    tree = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert "baseline" not in tree["measurements"]
+    assert any("another window" in warning for warning in tree["warnings"])
+
+
+def test_earlier_masks_stand_beside(gen3d: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for folder, share in (("real", 0.0), ("fake", 0.05), ("other", 0.2)):
+        for case in range(3):
+            grid = np.indices((16, 16, 16)).sum(0)
+            mask = (grid > 20) ^ (np.random.default_rng(case).random(grid.shape) < share)
+            mask ^= rng.random(grid.shape) < share
+            write(Volume(mask.astype(np.uint8), np.eye(4)), tmp_path / folder / f"case{case}_seg.nii.gz")
+    real, fake, other = (tmp_path / name for name in ("real", "fake", "other"))
+    earlier, anew, beside = (tmp_path / name for name in ("a", "b", "c"))
+    assert gen3d("evaluate", "segmentation", real, other, "-o", earlier)[0] == 0
+    assert gen3d("evaluate", "segmentation", real, fake, "-o", anew, "--baseline", other)[0] == 0
+    status, _, told = gen3d("evaluate", "segmentation", real, fake, "-o", beside, "--baseline", earlier)
+    assert status == 0, told
+    one, two = (json.loads((out / "results.json").read_text()) for out in (anew, beside))
+    assert one["means"] == two["means"]
+    assert {row["masks"] for row in two["means"]} == {"masks", "baseline"}
+    arguments = real, fake, "-o", tmp_path / "d", "--baseline", earlier, "--tolerance-mm", 2
+    status, _, told = gen3d("evaluate", "segmentation", *arguments)
+    assert status == 2
+    assert "tolerance_mm" in told

@@ -15,7 +15,7 @@ from gen3d.metrics.weights import VARIABLE
 from gen3d.tools.evaluate.cache import Cache
 from gen3d.tools.evaluate.distances import Distances, about, distances, span, spread
 from gen3d.tools.evaluate.measured import REFERENCE, Measured, load_reference, measure, save_reference
-from gen3d.tools.evaluate.report import RESULTS, Cell, Report, Table, protect, read_results
+from gen3d.tools.evaluate.report import Cell, Report, Table, is_results, protect, read_results
 from gen3d.tools.evaluate.scans import Grid, Prepared, Preprocessing, Scan, find_scans, grid_of
 from gen3d.tools.sampling import choose_device
 
@@ -89,7 +89,7 @@ def evaluate_generation(
         UserError: Too few scans, unreadable ones, missing weights, or what doesn't fit the reference.
     """
     protect(out)
-    earlier = read_results(real, COMMAND) if is_reference(real) else None
+    earlier = read_results(real, COMMAND) if is_results(real) else None
     kinds = choose_features(features, feature_weights, device, earlier)
     folders = {"fake": fake, "real": None if earlier else real, "train": None if earlier else train}
     found = {name: find_scans(folder, contrast) for name, folder in folders.items() if folder}
@@ -131,11 +131,6 @@ def evaluate_generation(
         picture(figure, result, scans)
 
     return Report(COMMAND, settings, [table(result, str(preprocessing))], facts, draw, warnings)
-
-
-def is_reference(path: Path) -> bool:
-    """Tell whether REAL is an earlier evaluation rather than a folder of scans."""
-    return path.suffix == ".json" or ((path / RESULTS).is_file() and (path / REFERENCE).is_file())
 
 
 def reference_of(real: Path) -> Path:

@@ -17,6 +17,18 @@ FAR_GAIN = 1.25
 Tree = dict[str, Any]
 
 
+def with_earlier(case: Tree, earlier: Tree | None) -> Tree:
+    """Put an earlier run's figures of a pair beside this one's, where both had one window and the same regions."""
+    if earlier is None:
+        return {**case, "notes": [*case["notes"], "the earlier run has no such pair"]}
+    own, other = (tree["rows"][SYNTHETIC] for tree in (case, earlier))
+    same = [[row[key] for key in ("region", "voxels", "low", "high", "units")] for row in (*own, *other)]
+    if same[: len(own)] != same[len(own) :]:
+        return {**case, "notes": [*case["notes"], "the earlier run has another window or other regions: left out"]}
+    measurements = {**case["measurements"], BASELINE: earlier["measurements"][SYNTHETIC]}
+    return {**case, "rows": {**case["rows"], BASELINE: other}, "measurements": measurements}
+
+
 def summary(cases: Sequence[Tree]) -> list[Tree]:
     """Return mean, standard deviation and extremes over pairs, for each image, region, normalisation and unit."""
     groups: dict[tuple[str, ...], list[Tree]] = {}

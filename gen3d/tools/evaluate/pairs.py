@@ -19,10 +19,11 @@ from gen3d.tools.evaluate.pair_tables import (
     summary,
     verdict,
     warnings,
+    with_earlier,
     worst_first,
 )
 from gen3d.tools.evaluate.pairing import Matches, masks_for, match_images
-from gen3d.tools.evaluate.report import Report, protect
+from gen3d.tools.evaluate.report import Report, is_results, protect, read_results
 from gen3d.tools.evaluate.segmenter import open_segmenter
 
 COMMAND = "pairs"
@@ -56,7 +57,8 @@ def evaluate_pairs(
         units: "HU" or "arbitrary"; "auto" takes a true image with voxels of -500 or less for a CT.
         window: True intensities that become 0 and 1 for both images; by default each true image's 0.1 and 99.9
             percentile, and -1000 and 1000 for HU.
-        baseline: A folder of other synthetic images, scored beside.
+        baseline: A folder of other synthetic images, scored beside; or an earlier run's ``results.json``, whose scores
+            are put beside.
         segmenter: A fixed segmentation network, whose answers to both images are compared: a function from voxels
             (X, Y, Z) with axes Right, Anterior, Superior to labels, or a file for ``open_segmenter``.
         advance: Told the share done and what is being done.
@@ -72,7 +74,8 @@ def evaluate_pairs(
     protect(out)
     segment = open_segmenter(segmenter) if isinstance(segmenter, Path) else segmenter
     matches = match_images(real, fake)
-    pairs, failed = _complete(real, matches, lesion, mask, baseline)
+    earlier = read_results(baseline, COMMAND)["pairs"] if baseline and is_results(baseline) else None
+    pairs, failed = _complete(real, matches, lesion, mask, None if earlier else baseline)
     cache = Cache(out / "cache", {"command": COMMAND, "units": units, "window": window})
     cases: dict[str, Tree] = {}
     agreement: dict[str, list[Tree]] = {}
@@ -82,7 +85,7 @@ def evaluate_pairs(
             tree = cache.get(repr(pair), pair.files, lambda pair=pair: score(pair, units, window))  # type: ignore[misc]
             if segment is not None:
                 agreement[pair.name] = agree(pair, units, segment)
-            cases[pair.name] = tree
+            cases[pair.name] = with_earlier(tree, earlier.get(pair.name)) if earlier else tree
         except UserError as error:
             failed[pair.name] = str(error)
             note(f"{pair.name} is left out: {error}")

@@ -98,6 +98,11 @@ def is_ours(path: Path) -> bool:
     return isinstance(tree, dict) and "gen3d" in tree and "evaluation" in tree
 
 
+def is_results(path: Path) -> bool:
+    """Tell whether a path is an earlier evaluation, a ``results.json`` or its folder, rather than images."""
+    return path.suffix == ".json" or (path / RESULTS).is_file()
+
+
 def read_results(path: Path, command: str) -> dict[str, Any]:
     """Read an earlier evaluation, a ``results.json`` or its folder.
 

@@ -14,7 +14,7 @@ from gen3d.data.nifti import read_labels
 from gen3d.metrics.segmentation import segmentation_scores
 from gen3d.tools.evaluate.cache import Cache
 from gen3d.tools.evaluate.pairing import Match, Matches, check_grid, match_masks, names_of, turned
-from gen3d.tools.evaluate.report import Report, Table, protect
+from gen3d.tools.evaluate.report import Report, Table, is_results, protect, read_results
 
 COMMAND = "segmentation"
 MASKS, BASELINE, ANY = "masks", "baseline", "any"
@@ -42,7 +42,8 @@ def evaluate_segmentation(
         out: Where the report goes; what was measured of each case is kept in ``out/cache``.
         labels: To score; by default all but 0 that a case has on either side.
         tolerance_mm: Of the surface Dice.
-        baseline: Masks of a plain network, scored beside: what the others must beat.
+        baseline: Masks of a plain network, scored beside: what the others must beat; or an earlier run's
+            ``results.json``, whose scores are put beside.
         advance: Told the share done and what is being done.
         note: Told in words what is good to know.
 
@@ -55,7 +56,8 @@ def evaluate_segmentation(
         raise UsageError("labels: expected whole numbers of 1 or more; 0 is the background")
     protect(out)
     matches = match_masks(real, fake)
-    plain = {m.real: m.fake for m in match_masks(real, baseline).pairs} if baseline else {}
+    earlier = _earlier(baseline, labels, tolerance_mm) if baseline and is_results(baseline) else {}
+    plain = {m.real: m.fake for m in match_masks(real, baseline).pairs} if baseline and not earlier else {}
     cache = Cache(out / "cache", {"command": COMMAND, "labels": labels, "tolerance_mm": tolerance_mm})
     cases: dict[str, Tree] = {}
     failed: dict[str, str] = {}
@@ -63,6 +65,8 @@ def evaluate_segmentation(
         advance(0.95 * index / len(matches.pairs), f"case {index + 1} of {len(matches.pairs)}")
         try:
             cases[match.name] = _scored(cache, match, plain.get(match.real), labels, tolerance_mm)
+            if match.name in earlier:
+                cases[match.name]["rows"][BASELINE] = earlier[match.name]["rows"][MASKS]
         except UserError as error:
             failed[match.name] = str(error)
             note(f"{match.name} is left out: {error}")
@@ -93,6 +97,16 @@ def evaluate_segmentation(
         lambda figure: picture(figure, cases, shown),
         warnings(matches, failed, cases, baseline),
     )
+
+
+def _earlier(path: Path, labels: Sequence[int] | None, tolerance_mm: float) -> dict[str, Tree]:
+    tree = read_results(path, COMMAND)
+    asked = {"labels": None if labels is None else list(labels), "tolerance_mm": tolerance_mm}
+    for key, value in asked.items():
+        if tree["settings"].get(key) != value:
+            raise UsageError(f"{path}: made with {key} {tree['settings'].get(key)}, not {value}; give the same to both")
+    cases: dict[str, Tree] = tree["cases"]
+    return cases
 
 
 def read_pair(real: Path, fake: Path) -> tuple[Volume, Volume]:
