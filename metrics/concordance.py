@@ -54,6 +54,8 @@ def concordance(a: Tensor, b: Tensor, *, correction: int = 0) -> float:
         raise ValueError("concordance needs finite measurements")
     if bool((a == b).all()):
         return 1.0
+    if bool((a == a[0]).all() or (b == b[0]).all()):
+        return 0.0
     off_a, off_b = a - a.mean(), b - b.mean()
     n = len(a) - correction
     spread = (off_a.square().sum() + off_b.square().sum()) / n + (a.mean() - b.mean()).square()

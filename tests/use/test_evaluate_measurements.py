@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gen3d.core.volume import Volume
 from gen3d.data.nifti import read, write
 from gen3d.data.phantom import write_phantom
-from gen3d.metrics import concordance, radiomic_features
+from gen3d.metrics import Quadratic, concordance, radiomic_features, score_completion, unit_window
+from gen3d.systems import find_model
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -80,6 +81,19 @@ def test_measurements_are_those_of_the_metrics(gen3d: Run, studies: tuple[Path, 
     assert own["synthetic"]["concordance"] == pytest.approx(concordance(a[inside], b[inside]), abs=1e-9)
     assert own["true"]["radiomics"] == pytest.approx(radiomic_features(a.float(), mask=inside), rel=1e-6)
     assert tree["measurements"]["synthetic"]["radiomic_agreement"] is None
+
+
+def test_the_voxel_wise_regression_stands_beside(gen3d: Run, studies: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    real, fake, _ = studies
+    case, out = sorted(real.iterdir())[0], tmp_path / "out"
+    name = f"{case.name}-t2f.nii.gz"
+    assert gen3d("evaluate", "pairs", case / name, fake / case.name / name, "-o", out)[0] == 0
+    (pair,) = json.loads((out / "results.json").read_text())["pairs"].values()
+    row = next(r for r in pair["rows"]["regression"] if (r["region"], r["normalisation"]) == ("brain", "scale matched"))
+    fit = json.loads((find_model("brain-completion") / "baseline.json").read_text())["t2f"]
+    scans = {c: torch.from_numpy(read(case / f"{case.name}-{c}.nii.gz").voxels) for c in ("t2f", *fit["given"])}
+    guess = Quadratic(tuple(fit["coefficients"])).predict([unit_window(scans[c]) for c in fit["given"]])
+    assert row["psnr"] == pytest.approx(score_completion(scans["t2f"], guess).brain, abs=1e-3)
 
 
 def test_one_network_on_both_images(gen3d: Run, studies: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_baselines_are_always_beside(evaluated: tuple[Report, Path]) -> None:
     """One line for each region, normalisation and image; the copy is the best of the other three contrasts."""
     report, _ = evaluated
     lines = [tuple(row[:3]) for row in report.tables[0].rows]
-    images = ("synthetic", "best copy", "constant")
+    images = ("synthetic", "regression", "best copy", "constant")
     regions = ("brain", "lesion", "healthy", "whole")
     assert lines == [(region, norm, name) for region in regions for norm in (FIXED, MATCHED) for name in images]
     case = as_tree(report)["pairs"][f"{CASE}-t2f"]

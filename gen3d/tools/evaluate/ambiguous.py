@@ -89,7 +89,8 @@ def evaluate_ambiguous(
             cases[name] = with_earlier(kept_case(cache, raters[name], drawn[name], asked), earlier.get(name))
         except UserError as error:
             failed[name] = str(error)
-            note(f"{name} is left out: {error}")
+            if len(names) > 1:
+                note(f"{name} is left out: {error}")
     if not cases:
         first = next(iter(failed.values()))
         raise UserError(first if len(failed) == 1 else f"none of {len(failed)} cases can be scored; the first: {first}")

@@ -8,18 +8,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gen3d.core.checkpoint import read_json
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data.layout import contrast_of, is_lesion
 from gen3d.data.nifti import ENDINGS, read, read_labels, without_ending
 from gen3d.metrics.agreement import segmentation_agreement
+from gen3d.metrics.baselines import Quadratic, unit_window
 from gen3d.metrics.completion import fit_scale
 from gen3d.metrics.pairs import FIXED, MATCHED, PairRow, Units, closest, pair_rows, regions_of
+from gen3d.systems import find_model
 from gen3d.tools.evaluate.measurements import measured
 from gen3d.tools.evaluate.pairing import Match, check_grid, turned
 
 UnitsAsked = Literal["auto", "arbitrary", "HU"]
-SYNTHETIC, COPY, CONSTANT, BASELINE = "synthetic", "best copy", "constant", "baseline"
+SYNTHETIC, REGRESSION, COPY, CONSTANT, BASELINE = "synthetic", "regression", "best copy", "constant", "baseline"
+IMAGES = (SYNTHETIC, BASELINE, REGRESSION, COPY, CONSTANT)
+FITS = "brain-completion"  # the shipped model whose folder holds a voxel-wise regression for each contrast
 AIR_HU = -500  # an image with voxels as low as this is taken for a CT
 
 
@@ -116,9 +121,10 @@ def load(pair: Pair, asked: UnitsAsked) -> Loaded:
     first = _first(regions)
     given = _given(pair, real, notes)
     copied = closest(true, given, first) if given else None
-    if copied is not None:
-        other = given[copied].double()
-        images[COPY] = torch.where(first, fit_scale(true[first], other[first]).apply(other), other)
+    beside = {REGRESSION: regression(pair.contrast, given), COPY: given[copied].double() if copied else None}
+    for name, other in beside.items():
+        if other is not None:
+            images[name] = torch.where(first, fit_scale(true[first], other[first]).apply(other), other)
     images[CONSTANT] = _constant(true, first)
     return Loaded(true, images, regions, lesion, units, real.spacing, copied, tuple(notes))
 
@@ -173,6 +179,17 @@ def agree(pair: Pair, asked: UnitsAsked, segmenter: Callable[[Tensor], Tensor]) 
     except ValueError as error:
         raise UserError(f"{pair.real} and {pair.fake}: {error}") from None
     return [{**row._asdict(), "drop": row.drop} for row in rows]
+
+
+def regression(contrast: str, given: Mapping[str, Tensor]) -> Tensor | None:
+    """Estimate a contrast voxel by voxel from the other three, (X, Y, Z); None where one is lacking.
+
+    By ``Quadratic``, with coefficients that were fitted on the shipped completion model's own patients.
+    """
+    fit = read_json(find_model(FITS) / "baseline.json").get(contrast)
+    if fit is None or any(name not in given for name in fit["given"]):
+        return None
+    return Quadratic(tuple(fit["coefficients"])).predict([unit_window(given[name]) for name in fit["given"]])
 
 
 def _beside(real: Volume, other: Volume) -> Tensor:

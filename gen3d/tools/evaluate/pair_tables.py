@@ -6,12 +6,11 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from gen3d.metrics.pairs import FIXED, MATCHED
-from gen3d.tools.evaluate.pair_case import BASELINE, CONSTANT, COPY, SYNTHETIC
+from gen3d.tools.evaluate.pair_case import BASELINE, CONSTANT, COPY, FITS, IMAGES, REGRESSION, SYNTHETIC
 from gen3d.tools.evaluate.pairing import Matches, names_of
 from gen3d.tools.evaluate.report import Table
 
 FIGURES = ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "rmse", "blur", "gain", "offset")
-IMAGES = (SYNTHETIC, BASELINE, COPY, CONSTANT)
 REGIONS = ("brain", "body", "lesion", "healthy", "whole")
 FAR_GAIN = 1.25
 Tree = dict[str, Any]
@@ -92,6 +91,11 @@ def _table_notes(means: Sequence[Tree], cases: Mapping[str, Tree]) -> list[str]:
         )
     else:
         notes.append("no other contrast of a case was found, so there is no copy to beat; constant: the true median")
+    if any(row["image"] == REGRESSION for row in means):
+        notes.append(
+            f"regression: voxel-wise and quadratic on the other three contrasts, fitted on the patients of {FITS} "
+            f"(gen3d info {FITS}) and put on the true one's scale"
+        )
     windows = {row["region"]: row["ms_ssim_windows"] for row in means if row["ms_ssim_windows"]}
     if windows:
         said = "; ".join(f"{region} {', '.join(f'{k} at {s}' for k, s in used)}" for region, used in windows.items())
@@ -192,4 +196,9 @@ def verdict(means: Sequence[Tree]) -> list[str]:
 
 
 def _spoken(image: str) -> str:
-    return {COPY: "the best copy", CONSTANT: "a constant image", BASELINE: "the baseline"}[image]
+    return {
+        REGRESSION: "voxel-wise regression",
+        COPY: "the best copy",
+        CONSTANT: "a constant image",
+        BASELINE: "the baseline",
+    }[image]

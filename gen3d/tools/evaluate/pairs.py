@@ -88,7 +88,8 @@ def evaluate_pairs(
             cases[pair.name] = with_earlier(tree, earlier.get(pair.name)) if earlier else tree
         except UserError as error:
             failed[pair.name] = str(error)
-            note(f"{pair.name} is left out: {error}")
+            if len(pairs) > 1:
+                note(f"{pair.name} is left out: {error}")
     if not cases:
         first = next(iter(failed.values()))
         raise UserError(first if len(failed) == 1 else f"none of {len(failed)} pairs can be scored; the first: {first}")

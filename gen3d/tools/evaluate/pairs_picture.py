@@ -10,14 +10,24 @@ from torch import Tensor
 
 from gen3d.metrics.pairs import FIXED, MATCHED
 from gen3d.tools.evaluate.canvas import FAKE, REAL, chart, heading, slice_cell
-from gen3d.tools.evaluate.pair_case import BASELINE, CONSTANT, COPY, SYNTHETIC, Pair, UnitsAsked, load
+from gen3d.tools.evaluate.pair_case import (
+    BASELINE,
+    CONSTANT,
+    COPY,
+    IMAGES,
+    REGRESSION,
+    SYNTHETIC,
+    Pair,
+    UnitsAsked,
+    load,
+)
 from gen3d.tools.preview import FAINT, INK, bounding_box, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {SYNTHETIC: FAKE, BASELINE: "#d2a8ff", COPY: REAL, CONSTANT: FAINT}
+COLOURS = {SYNTHETIC: FAKE, BASELINE: "#d2a8ff", REGRESSION: "#3fb950", COPY: REAL, CONSTANT: FAINT}
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     strips(figure.add_subplot(grid[0, 17:]), "SSIM of every pair", collected(kept, "ssim"), COLOURS)
     cells = iter(figure.add_subplot(grid[1, start : start + 6]) for start in range(0, 30, 6))
     slices(next(cells), worst, worst.true, "true", REAL)
-    for name in [name for name in (SYNTHETIC, BASELINE, COPY, CONSTANT) if name in worst.others][:2]:
+    for name in [name for name in IMAGES if name in worst.others][:2]:
         image = worst.others[name]
         slices(next(cells), worst, image, name, COLOURS[name])
         slices(next(cells), worst, image - worst.true, f"{name} minus true, -0.5 to 0.5", INK, signed=True)

@@ -69,7 +69,8 @@ def evaluate_segmentation(
                 cases[match.name]["rows"][BASELINE] = earlier[match.name]["rows"][MASKS]
         except UserError as error:
             failed[match.name] = str(error)
-            note(f"{match.name} is left out: {error}")
+            if len(matches.pairs) > 1:
+                note(f"{match.name} is left out: {error}")
     if not cases:
         first = next(iter(failed.values()))
         raise UserError(first if len(failed) == 1 else f"none of {len(failed)} cases can be scored; the first: {first}")
