@@ -1,10 +1,12 @@
 """The command line. Heavy libraries are imported by its commands only, so that help comes at once."""
 
+import ctypes
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -482,9 +484,19 @@ def terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of large arrays: giving it back and clearing it anew takes as long as computing."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
 def main() -> None:
     """Run as a program."""
     signal.signal(signal.SIGTERM, terminated)
+    keep_freed_memory()
     if "--debug" not in sys.argv:
         warnings.simplefilter("ignore")  # what goes wrong is told in one line
     sys.exit(run(sys.argv[1:]))

@@ -7,7 +7,7 @@ both, and each figure is taken over the brain or body, the lesion and the health
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ Norm = Literal["range", "mean", "euclidean", "std"]
 HU_WINDOW = (-1000.0, 1000.0)
 AIR_HU = -500.0
 FIXED, MATCHED = "fixed window", "scale matched"
+SAME_SCALE = 1e-9  # of the window: an image that the match moves by less keeps its figures
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,15 @@ def pair_rows(
     if not bool(inside.any()):
         inside = torch.ones_like(inside)
     fit = fit_scale(a[inside], b[inside])
-    compared = [
-        _Compared(FIXED, Rescaling(1.0, 0.0, 0.0), a, b, (low, high)),
-        _Compared(MATCHED, fit, a, torch.where(inside, fit.apply(b), b), (low, high)),
-    ]
-    return [pair.row(name, where, units) for name, where in there.items() for pair in compared]
+    on_scale = torch.where(inside, fit.apply(b), b)
+    fixed = _Compared(FIXED, Rescaling(1.0, 0.0, 0.0), a, b, (low, high))
+    rows = [fixed.row(name, where, units) for name, where in there.items()]
+    if torch.allclose(on_scale, b, rtol=0, atol=SAME_SCALE * (high - low)):
+        others = [replace(row, normalisation=MATCHED, gain=fit.gain, offset=fit.offset) for row in rows]
+    else:
+        matched = _Compared(MATCHED, fit, a, on_scale, (low, high))
+        others = [matched.row(name, where, units) for name, where in there.items()]
+    return [row for both in zip(rows, others, strict=True) for row in both]
 
 
 def regions_of(
