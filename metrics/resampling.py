@@ -1,6 +1,6 @@
 """What a distance between two sets owes to their sizes: real against real at the same N, bootstrap intervals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,14 +48,26 @@ def two_sets(a: Tensor, b: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def same_size(statistic: Statistic, real: Tensor, fake: Tensor, *, splits: int = 10, seed: int = 0) -> SameSize:
-    r"""Measure a statistic of two sets where both have $n = \min(\lfloor N_{real} / 2 \rfloor, N_{fake})$ items.
+    """Measure one statistic of two sets at equal size; see ``same_sizes``."""
+    return same_sizes(lambda a, b: (statistic(a, b),), real, fake, splits=splits, seed=seed)[0]
+
+
+def same_sizes(
+    statistics: Callable[[Tensor, Tensor], Sequence[float]],
+    real: Tensor,
+    fake: Tensor,
+    *,
+    splits: int = 10,
+    seed: int = 0,
+) -> list[SameSize]:
+    r"""Measure statistics of two sets where both have $n = \min(\lfloor N_{real} / 2 \rfloor, N_{fake})$ items.
 
     Each split draws two disjoint sets of n real scans, $R_1$ and $R_2$, and n fake ones, $F$, without replacement, and
     takes $s(R_1, R_2)$ and $s(R_1, F)$. The first is what a perfect model would score at this n; a biased statistic,
     such as the Frechet distance, is far from 0 there.
 
     Args:
-        statistic: Takes (real, fake), returns a number.
+        statistics: Takes (real, fake), returns numbers.
         real: One item per row, (N, ...).
         fake: One item per row, (M, ...).
         splits: How many splits; the standard deviations (n - 1) are over them.
@@ -76,9 +88,11 @@ def same_size(statistic: Statistic, real: Tensor, fake: Tensor, *, splits: int =
     for _ in range(splits):
         drawn = torch.randperm(len(real), generator=dice)
         first, second = real[drawn[:n]], real[drawn[n : 2 * n]]
-        values.append((statistic(first, second), statistic(first, fake[torch.randperm(len(fake), generator=dice)[:n]])))
+        third = fake[torch.randperm(len(fake), generator=dice)[:n]]
+        values.append((statistics(first, second), statistics(first, third)))
     deviation, mean = torch.std_mean(torch.tensor(values, dtype=torch.float64), dim=0)
-    return SameSize(n, float(mean[0]), float(deviation[0]), float(mean[1]), float(deviation[1]))
+    columns = zip(*mean.tolist(), *deviation.tolist(), strict=True)
+    return [SameSize(n, of_real, real_std, of_fake, fake_std) for of_real, of_fake, real_std, fake_std in columns]
 
 
 def bootstrap(

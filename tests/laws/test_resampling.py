@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from gen3d.metrics.frechet import frechet_distance
-from gen3d.metrics.resampling import bootstrap, same_size, small_sample_warning
+from gen3d.metrics.resampling import bootstrap, same_size, same_sizes, small_sample_warning
 
 
 def features(n: int, d: int, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -100,3 +100,9 @@ def test_what_cannot_be_split_is_refused() -> None:
         same_size(apart, features(5, 2), features(5, 2), splits=1)
     with pytest.raises(ValueError, match="level"):
         bootstrap(apart, features(5, 2), features(5, 2), level=0.0)
+
+
+def test_several_statistics_share_their_splits() -> None:
+    real, fake = features(21, 3), features(12, 3, seed=1, shift=0.5)
+    both = same_sizes(lambda a, b: (apart(a, b), frechet_distance(a, b)), real, fake, seed=4)
+    assert both == [same_size(apart, real, fake, seed=4), same_size(frechet_distance, real, fake, seed=4)]

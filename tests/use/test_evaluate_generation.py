@@ -10,7 +10,7 @@ import pytest
 
 from gen3d.core.volume import Volume
 from gen3d.data.nifti import read, write
-from gen3d.tools.evaluate import measured
+from gen3d.tools.evaluate import measured, report
 
 Run = Callable[..., tuple[int, str, str]]
 SHAPE = (20, 24, 18)
@@ -205,3 +205,29 @@ def test_bad_requests_are_one_line(gen3d: Run, sets: dict[str, Path], tmp_path: 
     assert status == 1
     assert "did not write it" in told
     assert (foreign / "results.json").read_text() == "{}"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "reference.npz").write_bytes(b"somebody's")
+    status, _, told = gen3d("evaluate", "generation", real, fake, "-o", other)
+    assert status == 1
+    assert "did not write it" in told
+    assert (other / "reference.npz").read_bytes() == b"somebody's"
+
+
+def test_nothing_is_left_half_written(
+    gen3d: Run, sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that fails leaves the earlier results and the reference that belongs to them."""
+    out = tmp_path / "out"
+    assert gen3d("evaluate", "generation", sets["real"], sets["fake"], "-o", out)[0] == 0
+    before = {name: (out / name).read_bytes() for name in ("results.json", "summary.png", "reference.npz")}
+
+    def fails(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "draw", fails)
+    status, _, told = gen3d("evaluate", "generation", sets["train"], sets["fake"], "-o", out)
+    assert status == 1
+    assert "no space left" in told
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert sorted(path.name for path in out.iterdir()) == ["cache", *sorted(before)]

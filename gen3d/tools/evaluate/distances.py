@@ -1,24 +1,22 @@
 """Generated against real scans in one space of features, each figure beside real against real at the same N."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gen3d.metrics.copies import CopyRate
 from gen3d.metrics.features import Features
 from gen3d.metrics.frechet import bootstrap_frechet, frechet_distance
 from gen3d.metrics.kernel import KernelDistance, kernel_distance
 from gen3d.metrics.manifold import Manifold, manifold
 from gen3d.metrics.radiomic_frechet import normalised
-from gen3d.metrics.resampling import Interval, SameSize, same_size, small_sample_warning
+from gen3d.metrics.resampling import Interval, SameSize, same_size, same_sizes, small_sample_warning
 from gen3d.tools.evaluate.measured import Measured
 from gen3d.tools.evaluate.report import Cell
-
-SPLITS = 10
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,30 @@ class Distances:
         return found
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was measured of both sides.
+
+    Attributes:
+        sets: "fake", "real" and, where given, "train".
+        diversity: Mean pairwise MS-SSIM of "fake" and "real", or why there is none.
+        spaces: Distances in each space of features.
+        copies: Of training scans among the generated ones.
+        repeats: Share of "fake" and "real" scans that are as near to another of their own set.
+    """
+
+    sets: Mapping[str, Measured]
+    diversity: Mapping[str, Mapping[str, Any]]
+    spaces: Sequence[Distances]
+    copies: CopyRate
+    repeats: Mapping[str, float]
+
+    @property
+    def searched(self) -> str:
+        """Where copies were looked for."""
+        return "train" if "train" in self.sets else "real"
+
+
 def logarithm(value: float) -> float | None:
     """Return the natural logarithm, None where there is none."""
     return math.log(value) if value > 0 else None
@@ -121,30 +143,19 @@ def distances(kind: Features, real: Measured, fake: Measured, seed: int) -> Dist
         a, b = normalised(a, b, convention="frd-v1")
         told["scaled"] = "z-score by the real set (FRD v1)"
         told["d"] = a.shape[1]
-    same = equal(frechet_distance, a, b, seed)
-    whole = manifold(a, b)
-    names = ("precision", "recall", "density", "coverage")
+    same = same_size(frechet_distance, a, b, seed=seed)
+    shares = same_sizes(lambda x, y: manifold(x, y)[:4], a, b, seed=seed)
     return Distances(
         about=told,
         frechet=frechet_distance(a, b),
         interval=bootstrap_frechet(a, b, seed=seed),
         frechet_same=same,
         kernel=kernel_distance(a, b),
-        kernel_same=equal(lambda x, y: kernel_distance(x, y).value, a, b, seed),
-        manifold=whole,
-        manifold_same={name: equal(partial(manifold_share, name), a, b, seed) for name in names},
+        kernel_same=same_size(lambda x, y: kernel_distance(x, y).value, a, b, seed=seed),
+        manifold=manifold(a, b),
+        manifold_same=dict(zip(Manifold._fields, shares, strict=False)),
         warning=small_sample_warning(len(real), len(fake), a.shape[1], same),
     )
-
-
-def manifold_share(name: str, real: Tensor, fake: Tensor) -> float:
-    """Return one of precision, recall, density, coverage."""
-    return float(getattr(manifold(real, fake), name))
-
-
-def equal(statistic: Callable[[Tensor, Tensor], float], real: Tensor, fake: Tensor, seed: int) -> SameSize:
-    """Compare at equal N, beside real against real."""
-    return same_size(statistic, real, fake, splits=SPLITS, seed=seed)
 
 
 def flat(rows: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """``gen3d evaluate generation``: generated scans against real ones, each figure beside real against real."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from gen3d.metrics.features import Features, open_features
 from gen3d.metrics.ms_ssim import mean_pairwise_ms_ssim
 from gen3d.metrics.weights import VARIABLE
 from gen3d.tools.evaluate.cache import Cache
-from gen3d.tools.evaluate.distances import Distances, about, distances, span, spread
-from gen3d.tools.evaluate.measured import REFERENCE, Measured, load_reference, measure, save_reference
+from gen3d.tools.evaluate.distances import Distances, Found, about, distances, span, spread
+from gen3d.tools.evaluate.measured import REFERENCE, Measured, load_reference, measure, packed_reference
 from gen3d.tools.evaluate.report import Cell, Report, Table, is_results, protect, read_results
-from gen3d.tools.evaluate.scans import Grid, Prepared, Preprocessing, Scan, find_scans, grid_of
+from gen3d.tools.evaluate.scans import Grid, Prepared, Preprocessing, find_scans, grid_of
 from gen3d.tools.sampling import choose_device
 
 COMMAND = "generation"
@@ -24,30 +24,6 @@ FEWEST = {"real": 4, "fake": 2, "train": 2}  # real scans are halved to be compa
 ALL_PAIRS, SAMPLED_PAIRS = 64, 2000  # all pairs of so many scans; of more, a sample
 
 Advance = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was measured of both sides.
-
-    Attributes:
-        sets: "fake", "real" and, where given, "train".
-        diversity: Mean pairwise MS-SSIM of "fake" and "real", or why there is none.
-        spaces: Distances in each space of features.
-        copies: Of training scans among the generated ones.
-        repeats: Share of "fake" and "real" scans that are as near to another of their own set.
-    """
-
-    sets: Mapping[str, Measured]
-    diversity: Mapping[str, Mapping[str, Any]]
-    spaces: Sequence[Distances]
-    copies: CopyRate
-    repeats: Mapping[str, float]
-
-    @property
-    def searched(self) -> str:
-        """Where copies were looked for."""
-        return "train" if "train" in self.sets else "real"
 
 
 def evaluate_generation(
@@ -88,7 +64,7 @@ def evaluate_generation(
     Raises:
         UserError: Too few scans, unreadable ones, missing weights, or what doesn't fit the reference.
     """
-    protect(out)
+    protect(out, REFERENCE)
     earlier = read_results(real, COMMAND) if is_results(real) else None
     kinds = choose_features(features, feature_weights, device, earlier)
     folders = {"fake": fake, "real": None if earlier else real, "train": None if earlier else train}
@@ -101,9 +77,10 @@ def evaluate_generation(
     sets = measured(scans, kinds, cache, within(advance, 0.0, 0.8))
     if earlier:
         sets |= load_reference(reference_of(real), str(earlier["reference"]["sha256"]))
-    diversity: dict[str, Mapping[str, Any]] = {
-        name: diverse(scans[name], cache, pairs, seed) for name in ("fake", "real") if name in scans
-    }
+    diversity: dict[str, Mapping[str, Any]] = {}
+    for name in ("fake", "real") if earlier is None else ("fake",):
+        advance(0.8, f"MS-SSIM of {name}")
+        diversity[name] = diverse(scans[name], cache, pairs, seed)
     if earlier:
         diversity["real"] = earlier["ms_ssim"]["real"]
     advance(0.9, "distances")
@@ -111,7 +88,7 @@ def evaluate_generation(
     copies = copies_among(sets)
     repeats = {name: repeat_rate(sets[name].thumbnails, copies.threshold) for name in ("fake", "real")}
     result = Found(sets, diversity, spaces, copies, repeats)
-    digest = save_reference(out / REFERENCE, {name: side for name, side in sets.items() if name != "fake"})
+    reference = packed_reference({name: side for name, side in sets.items() if name != "fake"})
     settings = {
         **{name: folder for name, folder in folders.items() if folder},
         "reference": real if earlier else None,
@@ -123,14 +100,15 @@ def evaluate_generation(
         "n": {name: len(side) for name, side in sets.items()},
     }
     warnings = [*grid_warnings(grids, preprocessing), *result_warnings(result, real, fake)]
-    facts = {**tree(result), "reference": {"file": REFERENCE, "sha256": digest}}
+    facts = {**tree(result), "reference": {"file": REFERENCE, "sha256": hashlib.sha256(reference).hexdigest()}}
 
     def draw(figure: Any) -> None:
         from gen3d.tools.evaluate.generation_picture import picture
 
         picture(figure, result, scans)
 
-    return Report(COMMAND, settings, [table(result, str(preprocessing))], facts, draw, warnings)
+    tables = [table(result, str(preprocessing))]
+    return Report(COMMAND, settings, tables, facts, draw, warnings, {REFERENCE: reference})
 
 
 def reference_of(real: Path) -> Path:
@@ -347,8 +325,3 @@ def ms_ssim_words(name: str, value: Mapping[str, Any]) -> str:
     if value["value"] is None:
         return f"{name} not defined"
     return f"{name} {value['pairs']} pairs, kernel {value['kernel']}, {value['scales']} scales"
-
-
-def scan_of(scans: Sequence[Scan], name: str) -> Scan | None:
-    """Return a scan by its name."""
-    return next((scan for scan in scans if scan.name == name), None)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gen3d.tools.evaluate.generation import Found
+    from gen3d.tools.evaluate.distances import Found
     from gen3d.tools.evaluate.scans import Prepared
 
 COLUMNS = 8

@@ -14,8 +14,8 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Volume, same_grid
 from gen3d.data.nifti import ENDINGS, read_labels, without_ending
 from gen3d.metrics.matching import binary_masks
+from gen3d.tools.evaluate.scans import AXES
 
-AXES = "RAS"
 RATERS, SAMPLES = "rater", "sample"
 ARRAYS = {RATERS: ("raters", "masks"), SAMPLES: ("samples", "masks")}  # names in an npz, the first found is taken
 EXPECTED = {

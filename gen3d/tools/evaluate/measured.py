@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from gen3d.core.error import UserError
-from gen3d.data.atomic import appearing
 from gen3d.metrics.copies import thumbnails
 from gen3d.metrics.features import Features
 from gen3d.tools.evaluate.cache import Cache
@@ -37,12 +36,6 @@ class Measured:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def only(self, keep: Sequence[int]) -> "Measured":
-        """Return some of the scans."""
-        index = torch.tensor(list(keep), dtype=torch.long)
-        chosen = {key: rows[index] for key, rows in self.features.items()}
-        return Measured(tuple(self.names[i] for i in keep), chosen, self.thumbnails[index])
 
 
 def measure(
@@ -76,8 +69,8 @@ def of_scan(scans: Prepared, index: int, kinds: Sequence[Features]) -> dict[str,
     return found
 
 
-def save_reference(path: Path, sets: Mapping[str, Measured]) -> str:
-    """Write measured sets beside the results, for the next evaluation; return the file's SHA-256."""
+def packed_reference(sets: Mapping[str, Measured]) -> bytes:
+    """Return the file of measured sets that stands beside the results, for the next evaluation."""
     arrays: dict[str, Any] = {}
     for name, measured in sets.items():
         arrays[f"{name}/names"] = np.array(measured.names)
@@ -85,13 +78,11 @@ def save_reference(path: Path, sets: Mapping[str, Measured]) -> str:
         arrays |= {f"{name}/features/{key}": rows.numpy() for key, rows in measured.features.items()}
     packed = io.BytesIO()
     np.savez(packed, **arrays)
-    with appearing(path) as temporary:
-        temporary.write_bytes(packed.getvalue())
-    return hashlib.sha256(packed.getvalue()).hexdigest()
+    return packed.getvalue()
 
 
 def load_reference(path: Path, sha256: str) -> dict[str, Measured]:
-    """Read what ``save_reference`` wrote.
+    """Read what ``packed_reference`` made.
 
     Raises:
         UserError: It is missing, or isn't what the results were made with.

@@ -19,10 +19,10 @@ from gen3d.metrics.completion import fit_scale
 from gen3d.metrics.pairs import FIXED, MATCHED, PairRow, Units, closest, pair_rows, regions_of
 from gen3d.systems import find_model
 from gen3d.tools.evaluate.measurements import measured
-from gen3d.tools.evaluate.pairing import Match, check_grid, turned
+from gen3d.tools.evaluate.pairing import BASELINE, Match, check_grid, turned
 
 UnitsAsked = Literal["auto", "arbitrary", "HU"]
-SYNTHETIC, REGRESSION, COPY, CONSTANT, BASELINE = "synthetic", "regression", "best copy", "constant", "baseline"
+SYNTHETIC, REGRESSION, COPY, CONSTANT = "synthetic", "regression", "best copy", "constant"
 IMAGES = (SYNTHETIC, BASELINE, REGRESSION, COPY, CONSTANT)
 FITS = "brain-completion"  # the shipped model whose folder holds a voxel-wise regression for each contrast
 AIR_HU = -500  # an image with voxels as low as this is taken for a CT

@@ -6,8 +6,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from gen3d.metrics.pairs import FIXED, MATCHED
-from gen3d.tools.evaluate.pair_case import BASELINE, CONSTANT, COPY, FITS, IMAGES, REGRESSION, SYNTHETIC
-from gen3d.tools.evaluate.pairing import Matches, names_of
+from gen3d.tools.evaluate.pair_case import CONSTANT, COPY, FITS, IMAGES, REGRESSION, SYNTHETIC
+from gen3d.tools.evaluate.pairing import BASELINE, Matches, names_of
 from gen3d.tools.evaluate.report import Table
 
 FIGURES = ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "rmse", "blur", "gain", "offset")

@@ -9,10 +9,11 @@ from pathlib import Path
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data.layout import contrast_of, is_lesion
-from gen3d.data.nifti import ENDINGS, without_ending
+from gen3d.data.nifti import ENDINGS, read_labels, without_ending
 from gen3d.tools.evaluate.scans import AXES, is_image
 
 MASK = "mask"
+MASKS, BASELINE = "masks", "baseline"
 _SAMPLE = re.compile(r"_sample-?\d+$")
 _MASK_WORDS = {
     MASK,
@@ -132,6 +133,17 @@ def subject(path: Path) -> str:
 def turned(volume: Volume) -> Volume:
     """Bring a volume to the axes in which pairs are compared."""
     return volume.reoriented(AXES)
+
+
+def read_masks(real: Path, fake: Path) -> tuple[Volume, Volume]:
+    """Read two masks on one grid.
+
+    Raises:
+        UserError: One can't be read, is no mask, or they lie on different grids.
+    """
+    true, other = (turned(read_labels(path, flat=True)) for path in (real, fake))
+    check_grid(true, other)
+    return true, other
 
 
 def check_grid(first: Volume, other: Volume) -> None:

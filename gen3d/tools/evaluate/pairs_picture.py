@@ -11,7 +11,6 @@ from torch import Tensor
 from gen3d.metrics.pairs import FIXED, MATCHED
 from gen3d.tools.evaluate.canvas import FAKE, REAL, chart, heading, slice_cell
 from gen3d.tools.evaluate.pair_case import (
-    BASELINE,
     CONSTANT,
     COPY,
     IMAGES,
@@ -21,6 +20,7 @@ from gen3d.tools.evaluate.pair_case import (
     UnitsAsked,
     load,
 )
+from gen3d.tools.evaluate.pairing import BASELINE
 from gen3d.tools.preview import FAINT, INK, bounding_box, colours
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class Report:
         facts: Everything measured, as a JSON tree; an undefined value is null.
         warnings: What a reader must know first, one line each.
         draw: Fills the picture's empty figure.
+        files: Contents of other files of the folder, by name.
     """
 
     command: str
@@ -61,22 +63,30 @@ class Report:
     facts: Mapping[str, Any]
     draw: "Callable[[Figure], None]"
     warnings: Sequence[str] = field(default_factory=list)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def deliver(report: Report, out: Path) -> None:
-    """Write ``results.json`` and ``summary.png`` into a folder, both or neither.
+    """Write ``results.json``, ``summary.png`` and what belongs to them into a folder, all or nothing.
 
     Raises:
         UserError: The folder holds files of these names that no evaluation wrote, or can't be written.
     """
-    protect(out)
-    with appearing(out / RESULTS) as results, appearing(out / SUMMARY) as summary:
+    protect(out, *report.files)
+    with ExitStack() as stack:
+        results, summary = (stack.enter_context(appearing(out / name)) for name in (RESULTS, SUMMARY))
+        for name, content in report.files.items():
+            stack.enter_context(appearing(out / name)).write_bytes(content)
         results.write_text(json.dumps(as_tree(report), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         draw(report, summary)
 
 
-def protect(out: Path) -> None:
+def protect(out: Path, *names: str) -> None:
     """Check that an evaluation may write into a folder, before the long work.
+
+    Args:
+        out: The folder.
+        names: Of files that go beside results and picture.
 
     Raises:
         UserError: The folder is a file, or holds a file of one of our names that no evaluation wrote.
@@ -85,8 +95,9 @@ def protect(out: Path) -> None:
         raise UserError(f"{out}: is a file; expected a folder to write into; choose another -o")
     if (out / RESULTS).exists() and not is_ours(out / RESULTS):
         raise UserError(f"{out / RESULTS}: exists, and gen3d did not write it; it is left alone; choose another -o")
-    if (out / SUMMARY).exists() and not (out / RESULTS).exists():
-        raise UserError(f"{out / SUMMARY}: exists without {RESULTS}, so gen3d did not write it; choose another -o")
+    for name in (SUMMARY, *names):
+        if (out / name).exists() and not (out / RESULTS).exists():
+            raise UserError(f"{out / name}: exists without {RESULTS}, so gen3d did not write it; choose another -o")
 
 
 def is_ours(path: Path) -> bool:

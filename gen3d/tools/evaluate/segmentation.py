@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from gen3d.core.error import UsageError, UserError
-from gen3d.core.volume import Volume
-from gen3d.data.nifti import read_labels
 from gen3d.metrics.segmentation import segmentation_scores
 from gen3d.tools.evaluate.cache import Cache
-from gen3d.tools.evaluate.pairing import Match, Matches, check_grid, match_masks, names_of, turned
+from gen3d.tools.evaluate.pairing import BASELINE, MASKS, Match, Matches, match_masks, names_of, read_masks
 from gen3d.tools.evaluate.report import Report, Table, is_results, protect, read_results
 
 COMMAND = "segmentation"
-MASKS, BASELINE, ANY = "masks", "baseline", "any"
+ANY = "any"
 HIGH_IS_GOOD = {"dice": True, "iou": True, "surface_dice": True, "hd95": False, "assd": False}
 HEADS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 mm", "assd": "ASSD mm", "surface_dice": "surface Dice"}
 Tree = dict[str, Any]
@@ -110,17 +108,6 @@ def _earlier(path: Path, labels: Sequence[int] | None, tolerance_mm: float) -> d
     return cases
 
 
-def read_pair(real: Path, fake: Path) -> tuple[Volume, Volume]:
-    """Read two masks on one grid.
-
-    Raises:
-        UserError: One can't be read, is no mask, or they lie on different grids.
-    """
-    true, other = (turned(read_labels(path, flat=True)) for path in (real, fake))
-    check_grid(true, other)
-    return true, other
-
-
 def _scored(
     cache: Cache, match: Match, baseline: Path | None, labels: Sequence[int] | None, tolerance_mm: float
 ) -> Tree:
@@ -135,7 +122,7 @@ def _scored(
 
 def _of_pair(real: Path, fake: Path, labels: Sequence[int] | None, tolerance_mm: float) -> Callable[[], list[Tree]]:
     def compute() -> list[Tree]:
-        true, other = read_pair(real, fake)
+        true, other = read_masks(real, fake)
         a, b = torch.from_numpy(true.voxels), torch.from_numpy(other.voxels)
         try:
             rows = segmentation_scores(a, b, spacing=true.spacing, labels=labels, tolerance_mm=tolerance_mm)

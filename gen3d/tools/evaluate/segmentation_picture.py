@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gen3d.tools.evaluate.canvas import FAKE, REAL, heading, slice_cell
-from gen3d.tools.evaluate.pairing import Match
+from gen3d.tools.evaluate.pairing import BASELINE, MASKS, Match, read_masks
 from gen3d.tools.evaluate.pairs_picture import strips
-from gen3d.tools.evaluate.segmentation import BASELINE, MASKS, read_pair
 from gen3d.tools.preview import INK, bounding_box, colours
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Look:
 
 def look(match: Match, case: Mapping[str, Any]) -> Look:
     """Read the case anew and take the slice where most voxels differ."""
-    volumes = read_pair(match.real, match.fake)
+    volumes = read_masks(match.real, match.fake)
     true, fake = (volume.voxels for volume in volumes)
     z = int((true != fake).sum((0, 1)).argmax())
     x, y = bounding_box(((true > 0) | (fake > 0))[:, :, z : z + 1])[:2]
