@@ -84,6 +84,10 @@ def _table_notes(means: Sequence[Tree], cases: Mapping[str, Tree]) -> list[str]:
         "NRMSE: divided by the true image's range in the region. MAE: share of the window, or HU. Blur: 1 is as sharp "
         "as the true image, below 1 smoother, above 1 sharper or noisier",
     ]
+    if any(row["region"] == "brain" for row in means):
+        notes.append(
+            "brain: --mask, or where the true image is above 0, which is the brain in a skull-stripped scan only"
+        )
     if copied:
         notes.append(
             f"best copy: the other contrast of the case ({', '.join(copied)}) that scores best, put on the true one's "
