@@ -5,7 +5,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from gen3d.core.condition import Condition
-from gen3d.core.parameterization import Parameterization, broadcast
+from gen3d.core.parameterization import Parameterization, broadcast, sent
 from gen3d.core.precision import precision_context
 
 
@@ -26,17 +26,24 @@ class Denoiser(nn.Module):
         self.compute_dtype = torch.float32
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
-        """Estimate the clean coordinates: x (B, C, x, y, z), sigma () or (B,) -> (B, C, x, y, z)."""
+        """Estimate the clean coordinates: x (B, C, x, y, z), sigma () or (B,) -> (B, C, x, y, z).
+
+        A sigma on the CPU costs a GPU no waiting, wherever x is.
+        """
         c = self.parameterization.coefficients(sigma.expand(x.shape[0]))
         parts = condition.parts() if condition is not None else {}
-        size, stride = x.shape[2:], int(getattr(self.network, "stride", 1))
-        x_in = pad_to_stride(broadcast(c.c_in, x) * x, stride).contiguous(memory_format=torch.channels_last_3d)
         if "channels" in parts:
-            parts["channels"] = pad_to_stride(parts["channels"], stride)
+            parts["channels"] = self.entering(parts["channels"])
         with precision_context(x.device, self.compute_dtype):
-            output = self.network(x_in, c.c_noise.to(x.device), **parts)
-        output = output.float()[..., : size[0], : size[1], : size[2]]
+            output = self.network(self.entering(broadcast(c.c_in, x) * x), sent(c.c_noise, x.device), **parts)
+        output = output[..., : x.shape[2], : x.shape[3], : x.shape[4]]
+        output = output.to(torch.float32, memory_format=torch.contiguous_format)
         return broadcast(c.c_skip, x) * x + broadcast(c.c_out, x) * output
+
+    def entering(self, x: Tensor) -> Tensor:
+        """Bring what the network takes to its stride, number format and layout, channels last."""
+        x = pad_to_stride(x, int(getattr(self.network, "stride", 1)))
+        return x.to(self.compute_dtype, memory_format=torch.channels_last_3d)
 
 
 def pad_to_stride(x: Tensor, stride: int) -> Tensor:

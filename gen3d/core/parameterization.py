@@ -211,4 +211,9 @@ Parameterization = X0 | Epsilon | Velocity | EDM | Flow
 
 def broadcast(coefficient: Tensor, like: Tensor) -> Tensor:
     """Give a (B,) tensor the trailing axes of ``like``."""
-    return coefficient.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return sent(coefficient, like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy a few numbers to where a network computes, without waiting for it."""
+    return numbers.to(device, non_blocking=True)

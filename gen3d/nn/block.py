@@ -1,6 +1,5 @@
 """The residual block of every U-Net here (ADM: Dhariwal & Nichol 2021, appendix A)."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar, cast
 
@@ -8,6 +7,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from gen3d.nn.conv import Conv, zeroed
+from gen3d.nn.norm import norm_silu
 
 Resize = Callable[[Tensor], Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -23,11 +23,6 @@ class Stack(nn.ModuleList, Generic[M]):
         return cast(Iterator[M], super().__iter__())
 
 
-def norm(channels: int, groups: int) -> nn.GroupNorm:
-    """Return a group norm of at most ``groups`` groups: the most that divide both."""
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-5)
-
-
 class ResidualBlock(nn.Module):
     """skip(r(x)) + conv2(silu(norm2(conv1(r(silu(norm1(x)))) + W silu(e)))), with r resizing or nothing.
 
@@ -36,16 +31,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = norm(inputs, groups)
+        self.norm1 = norm_silu(inputs, groups)
         self.conv1 = Conv(inputs, outputs)
         self.embed = nn.Linear(embedding, outputs)
-        self.norm2 = norm(outputs, groups)
+        self.norm2 = norm_silu(outputs, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(Conv(outputs, outputs))
         self.skip = nn.Identity() if inputs == outputs else Conv(inputs, outputs, kernel=1)
 
     def forward(self, x: Tensor, embedding: Tensor, resize: Resize | None = None) -> Tensor:
-        h = nnf.silu(self.norm1(x))
+        h = self.norm1(x)
         if resize is not None:
             h, x = resize(h), resize(x)
         return self.finish(x, self.conv1(h), embedding)
@@ -53,5 +48,5 @@ class ResidualBlock(nn.Module):
     def finish(self, x: Tensor, h: Tensor, embedding: Tensor) -> Tensor:
         """Do what follows the first convolution: its result ``h``, the block's (resized) input ``x``."""
         h = h + self.embed(nnf.silu(embedding))[..., None, None, None]
-        h = self.conv2(self.dropout(nnf.silu(self.norm2(h))))
+        h = self.conv2(self.dropout(self.norm2(h)))
         return self.skip(x) + h

@@ -4,12 +4,12 @@ import math
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from gen3d.nn.block import ResidualBlock, Stack, norm
+from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv, enlarge, halving, shrink, zeroed
 from gen3d.nn.embedding import Embedding
+from gen3d.nn.norm import norm_silu
 from gen3d.nn.unet import UNetConfig
 
 
@@ -41,7 +41,7 @@ class CompactUNet(nn.Module):
         self.down = Stack(blocks(before, c) for before, c in zip([config.width, *channels], channels, strict=False))
         self.narrow = Stack(Conv(c, before, kernel=1) for before, c in pairwise(channels))
         self.up = Stack(blocks(c, c) for c in channels)
-        self.out_norm = norm(channels[0], config.groups)
+        self.out_norm = norm_silu(channels[0], config.groups)
         self.out = zeroed(Conv(channels[0], config.out_channels))
         self.shortcut = zeroed(Conv(config.in_channels, config.out_channels, kernel=1))
 
@@ -71,4 +71,4 @@ class CompactUNet(nn.Module):
                 h = (enlarge(self.narrow[level](h), factor) + skips[level]) / math.sqrt(2)
             for block in ups[level]:
                 h = block(h, e)
-        return self.out(nnf.silu(self.out_norm(h))) + self.shortcut(x)
+        return self.out(self.out_norm(h)) + self.shortcut(x)

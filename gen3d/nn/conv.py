@@ -16,6 +16,8 @@ class Conv(nn.Conv3d):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size[0] == 1:  # a matrix product; some backends would leave channels last for it
+            return nnf.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         weight, padding = self.weight, [self.kernel_size[0] // 2] * 3
         for axis in range(3):
             if x.shape[2 + axis] == 1 and padding[axis]:
@@ -37,10 +39,18 @@ def halving(x: Tensor) -> Factor:
 
 
 def shrink(x: Tensor, factor: Factor) -> Tensor:
-    """Average ``factor`` neighbours: (B, C, X, Y, Z) becomes (B, C, X / f, Y / f, Z / f)."""
-    return nnf.avg_pool3d(x, factor)
+    """Average ``factor`` neighbours: (B, C, X, Y, Z) becomes (B, C, X / f, Y / f, Z / f), channels last as x is."""
+    x = x.movedim(1, -1)
+    for axis, f in enumerate(factor):
+        x = x.unflatten(1 + 2 * axis, (-1, f))
+    return x.mean(dim=(2, 4, 6)).movedim(-1, 1)
 
 
 def enlarge(x: Tensor, factor: Factor) -> Tensor:
-    """Repeat each voxel ``factor`` times (nearest neighbour)."""
-    return nnf.interpolate(x, scale_factor=[float(f) for f in factor], mode="nearest")
+    """Repeat each voxel ``factor`` times (nearest neighbour), channels last as x is."""
+    x = x.movedim(1, -1)
+    b, *size, c = x.shape
+    repeated = x[:, :, None, :, None, :, None].expand(
+        b, *(n for pair in zip(size, factor, strict=True) for n in pair), c
+    )
+    return repeated.reshape(b, *(n * f for n, f in zip(size, factor, strict=True)), c).movedim(-1, 1)

@@ -5,12 +5,12 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from gen3d.nn.block import ResidualBlock, Stack, norm
+from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv, Factor, enlarge, halving, shrink, zeroed
 from gen3d.nn.embedding import Embedding
+from gen3d.nn.norm import norm_silu
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class UNet(nn.Module):
         self.up = Stack(Stack(block(i, o) for i, o in level) for level in plan)
         self.enlarge = Stack(block(level[-1][1], level[-1][1]) for level in plan[:-1])
         last = plan[-1][-1][1]
-        self.out_norm = norm(last, config.groups)
+        self.out_norm = norm_silu(last, config.groups)
         self.out = zeroed(Conv(last, config.out_channels))
 
     def forward(
@@ -92,7 +92,7 @@ class UNet(nn.Module):
         for block in self.middle:
             h = block(h, e)
         h = self._ascend(h, skips, e, factor)
-        return self.out(nnf.silu(self.out_norm(h)))
+        return self.out(self.out_norm(h))
 
     def _descend(self, h: Tensor, e: Tensor, factor: Factor) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
@@ -112,7 +112,7 @@ class UNet(nn.Module):
         return h
 
     def _merge(self, h: Tensor, skip: Tensor) -> Tensor:
-        return torch.cat([h, skip], dim=1) if self.config.skips == "concat" else (h + skip) / 2
+        return torch.cat([h, skip], dim=1) if self.config.skips == "concat" else torch.lerp(h, skip, 0.5)
 
 
 def channels_up(config: UNetConfig) -> list[list[tuple[int, int]]]:

@@ -3,13 +3,13 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from gen3d.nn.block import ResidualBlock, Stack, norm
+from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv
 from gen3d.nn.embedding import Embedding
 from gen3d.nn.haar import haar, inverse_haar, split_axes
+from gen3d.nn.norm import norm_silu
 from gen3d.nn.unet import UNetConfig
 
 LOW = 3.0
@@ -48,7 +48,7 @@ class WaveletUNet(nn.Module):
         )
         self.enlarge = Stack(block(c, c) for c in reversed(channels))
         self.last = Stack(block(channels[0], channels[0]) for _ in range(config.blocks))
-        self.out_norm = norm(channels[0], config.groups)
+        self.out_norm = norm_silu(channels[0], config.groups)
         self.out = Conv(channels[0], config.out_channels)
 
     def forward(
@@ -70,7 +70,7 @@ class WaveletUNet(nn.Module):
                 h = block(h, e)
             h, detail = _shrunk(shrink, h, e, axes)
             details.append(detail)
-            h = pyramid = h + conv(_all_bands(haar(pyramid, axes), axes) / LOW)
+            h = pyramid = h + conv(_channels_last(_all_bands(haar(pyramid, axes), axes) / LOW))
         for block in self.middle:
             h = block(h, e)
         for blocks, enlarge in zip(self.up, self.enlarge, strict=True):
@@ -79,28 +79,32 @@ class WaveletUNet(nn.Module):
             h = _enlarged(enlarge, h, details.pop(), e, axes)
         for block in self.last:
             h = block(h, e)
-        return self.out(nnf.silu(self.out_norm(h)))
+        return self.out(self.out_norm(h))
 
 
 def _shrunk(block: ResidualBlock, x: Tensor, e: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Run a block that halves: LLL / 3 of its two branches, and the details of the main one."""
-    h_low, details = _split(block.conv1(nnf.silu(block.norm1(x))), axes)
+    h_low, details = _split(block.conv1(block.norm1(x)), axes)
     return block.finish(_split(x, axes)[0], h_low, e), details
 
 
 def _enlarged(block: ResidualBlock, x: Tensor, details: Tensor, e: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Run a block that doubles: both branches take the same details."""
-    h = block.conv1(nnf.silu(block.norm1(x)))
+    h = block.conv1(block.norm1(x))
     return block.finish(_joined(x, details, axes), _joined(h, details, axes), e)
 
 
 def _split(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     bands = haar(x, axes).unflatten(1, (-1, 2 ** len(axes)))
-    return bands[:, :, 0] / LOW, bands[:, :, 1:]
+    return _channels_last(bands[:, :, 0] / LOW), bands[:, :, 1:]
 
 
 def _joined(low: Tensor, details: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return inverse_haar(torch.cat([LOW * low.unsqueeze(2), details], dim=2).flatten(1, 2), axes)
+    return _channels_last(inverse_haar(torch.cat([LOW * low.unsqueeze(2), details], dim=2).flatten(1, 2), axes))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last_3d)
 
 
 def _all_bands(y: Tensor, axes: tuple[int, ...]) -> Tensor:
