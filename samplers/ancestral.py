@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .walk import Callback, Denoise, Noise, towards, transitions
+from .walk import Callback, Denoise, Noise, buffer, towards, transitions
 
 Variance = Literal["small", "large"]
 
@@ -46,13 +46,14 @@ def ancestral(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be small or large, got {variance!r}")
+    state = buffer(x)
     for step, sigma, sigma_next in transitions(sigmas):
         x0 = denoise(x, sigma)
         ratio = (sigma_next / sigma) ** 2
-        x = towards(x0, x, ratio)
+        x = towards(x0, x, ratio, into=state)
         if sigma_next > 0:
             share = ratio if variance == "small" else (1 + sigma_next**2) / (1 + sigma**2)
-            x = x + (share * (sigma**2 - sigma_next**2)).sqrt() * noise(x)
+            x = x.add_(noise(x), alpha=float((share * (sigma**2 - sigma_next**2)).sqrt()))
         if callback:
             callback(step, x, x0)
     return x

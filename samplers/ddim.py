@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .walk import Callback, Denoise, Noise, towards, transitions
+from .walk import Callback, Denoise, Noise, buffer, towards, transitions
 
 
 def ddim(
@@ -36,12 +36,14 @@ def ddim(
     References:
         Song et al. (2021), equations 12 and 16. https://arxiv.org/abs/2010.02502
     """
+    state = buffer(x)
     for step, sigma, sigma_next in transitions(sigmas):
         x0 = denoise(x, sigma)
         fresh = eta * sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
-        x = towards(x0, x, (sigma_next**2 - fresh**2).sqrt() / sigma if eta else sigma_next / sigma)
+        left = (sigma_next**2 - fresh**2).sqrt() / sigma if eta else sigma_next / sigma
+        x = towards(x0, x, left, into=state)
         if fresh > 0:
-            x = x + fresh * noise(x)
+            x = x.add_(noise(x), alpha=float(fresh))
         if callback:
             callback(step, x, x0)
     return x

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .walk import Callback, Denoise, towards, transitions
+from .walk import Callback, Denoise, buffer, towards, transitions
 
 
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | None = None) -> Tensor:
@@ -24,14 +24,15 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback 
     References:
         Lu et al. (2022), Algorithm 2. https://arxiv.org/abs/2211.01095
     """
+    state = buffer(x)
     previous: tuple[Tensor, Tensor] | None = None
     for step, sigma, sigma_next in transitions(sigmas):
         x0 = guess = denoise(x, sigma)
         h = (sigma / sigma_next).log()
         if previous is not None and sigma_next > 0:
             x0_previous, h_previous = previous
-            guess = x0 + h / (2 * h_previous) * (x0 - x0_previous)
-        x, previous = towards(guess, x, sigma_next / sigma), (x0, h)
+            guess = towards(x0, x0_previous, -h / (2 * h_previous))
+        x, previous = towards(guess, x, sigma_next / sigma, into=state), (x0, h)
         if callback:
             callback(step, x, x0)
     return x

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .walk import Callback, Denoise, towards, transitions
+from .walk import Callback, Denoise, buffer, towards, transitions
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | None = None) -> Tensor:
@@ -23,9 +23,10 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | N
     References:
         Karras et al. (2022), section 3. https://arxiv.org/abs/2206.00364
     """
+    state = buffer(x)
     for step, sigma, sigma_next in transitions(sigmas):
         x0 = denoise(x, sigma)
-        x = towards(x0, x, sigma_next / sigma)
+        x = towards(x0, x, sigma_next / sigma, into=state)
         if callback:
             callback(step, x, x0)
     return x

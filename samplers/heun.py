@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .walk import Callback, Denoise, towards, transitions
+from .walk import Callback, Denoise, buffer, towards, transitions
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | None = None) -> Tensor:
@@ -22,13 +22,14 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | No
     References:
         Karras et al. (2022), Algorithm 1. https://arxiv.org/abs/2206.00364
     """
+    state, ahead = buffer(x), buffer(x)
     for step, sigma, sigma_next in transitions(sigmas):
         x0 = denoise(x, sigma)
-        x_next = towards(x0, x, sigma_next / sigma)
+        x_next = towards(x0, x, sigma_next / sigma, into=ahead)
         if sigma_next > 0:
-            slope = (x - x0) / sigma
+            half = (sigma_next - sigma) / 2
             slope_next = (x_next - denoise(x_next, sigma_next)) / sigma_next
-            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+            x_next = towards(x0, x, 1 + half / sigma, into=state).add_(slope_next, alpha=float(half))
         x = x_next
         if callback:
             callback(step, x, x0)

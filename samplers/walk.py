@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -13,7 +14,7 @@ Noise = Callable[[Tensor], Tensor]
 """x -> standard normal numbers of x's shape, type and device."""
 
 Callback = Callable[[int, Tensor, Tensor], None]
-"""(step, x, x0), called after each step with the new x and the guess it was made from."""
+"""(step, x, x0), called after each step with the new x, which lasts until the next step, and the guess behind it."""
 
 
 class Sampler(Protocol):
@@ -34,6 +35,15 @@ def transitions(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         yield step, sigma, sigma_next
 
 
-def towards(x0: Tensor, x: Tensor, ratio: Tensor) -> Tensor:
-    """Move x towards x0 until ``ratio`` of the distance is left; a ratio of 0 returns x0 to the bit."""
-    return x0 + ratio * (x - x0)
+def towards(x0: Tensor, x: Tensor, ratio: Tensor, *, into: Tensor | None = None) -> Tensor:
+    """Move x towards x0 until ``ratio`` of the distance is left; a ratio of 0 returns x0 to the bit.
+
+    The answer is written over ``into``, a tensor of the walk's own, unless a gradient is to flow through it.
+    """
+    kept = torch.is_grad_enabled() and (x0.requires_grad or x.requires_grad)
+    return torch.lerp(x0, x, float(ratio), out=None if kept else into)
+
+
+def buffer(x: Tensor) -> Tensor:
+    """Return a tensor that a walk may write its states into: the caller's noise stays as it is."""
+    return torch.empty_like(x)

@@ -1,7 +1,7 @@
 """A GPU that isn't there: layouts and number formats by PyTorch's fake tensors, and any wait for it an error.
 
-Reading a number off a fake tensor raises; so does a copy from the host that does not say ``non_blocking``. Works without
-gradients only: autograd wants a build with CUDA.
+Reading a number off a fake tensor raises; so does a copy from the host that does not say ``non_blocking``. Only without
+gradients: autograd wants a build with CUDA.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.nn.functional import conv3d
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 GPU = torch.device("cuda", 0)
 
@@ -23,6 +24,10 @@ class WithoutGuard(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        given = tree_leaves((args, kwargs))
+        if not any(isinstance(part, FakeTensor) or (isinstance(part, torch.device) and part == GPU) for part in given):
+            with unset_fake_temporarily():  # the host computes as ever
+                return func(*args, **kwargs)
         if func is Tensor.__getitem__ and args[0].device == GPU:
             return indexed(*args)
         out = func(*args, **kwargs)

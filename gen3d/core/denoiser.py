@@ -5,6 +5,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from gen3d.core.condition import Condition
+from gen3d.core.graphs import Replayed
 from gen3d.core.parameterization import Parameterization, broadcast, sent
 from gen3d.core.precision import precision_context
 
@@ -24,6 +25,7 @@ class Denoiser(nn.Module):
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.parameterization = parameterization
         self.compute_dtype = torch.float32
+        self.replayed: Replayed | None = None
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition | None = None) -> Tensor:
         """Estimate the clean coordinates: x (B, C, x, y, z), sigma () or (B,) -> (B, C, x, y, z).
@@ -35,7 +37,8 @@ class Denoiser(nn.Module):
         if "channels" in parts:
             parts["channels"] = self.entering(parts["channels"])
         with precision_context(x.device, self.compute_dtype):
-            output = self.network(self.entering(broadcast(c.c_in, x) * x), sent(c.c_noise, x.device), **parts)
+            call = self.replayed if self.replayed and not torch.is_grad_enabled() else self.network
+            output = call(self.entering(broadcast(c.c_in, x) * x), sent(c.c_noise, x.device), **parts)
         output = output[..., : x.shape[2], : x.shape[3], : x.shape[4]]
         output = output.to(torch.float32, memory_format=torch.contiguous_format)
         return broadcast(c.c_skip, x) * x + broadcast(c.c_out, x) * output
@@ -44,6 +47,13 @@ class Denoiser(nn.Module):
         """Bring what the network takes to its stride, number format and layout, channels last."""
         x = pad_to_stride(x, int(getattr(self.network, "stride", 1)))
         return x.to(self.compute_dtype, memory_format=torch.channels_last_3d)
+
+
+def replay(module: nn.Module) -> None:
+    """Let every denoiser inside ``module`` replay its network as a CUDA graph when it is asked without gradients."""
+    for part in module.modules():
+        if isinstance(part, Denoiser):
+            part.replayed = Replayed(part.network)
 
 
 def pad_to_stride(x: Tensor, stride: int) -> Tensor:

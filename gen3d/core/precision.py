@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 
 class Precision(NamedTuple):
@@ -14,7 +15,7 @@ class Precision(NamedTuple):
 
 
 def choose_precision(device: torch.device | str, asked: str = "auto") -> Precision:
-    """Choose bf16 where the device has it, fp16 on older GPUs, fp32 on CPUs, or what was asked for.
+    """Choose bf16 where the device has matrix units for it, fp16 on older GPUs, else fp32; or what was asked for.
 
     Args:
         device: Where the network runs.
@@ -31,18 +32,30 @@ def choose_precision(device: torch.device | str, asked: str = "auto") -> Precisi
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision(torch.bfloat16, "the GPU computes in bf16")
         return Precision(torch.float16, "the GPU has no bf16")
-    return Precision(torch.float32, f"{device.type} computes in fp32")
+    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+        return Precision(torch.bfloat16, "the CPU multiplies matrices in bf16")
+    return Precision(torch.float32, f"this {device.type} computes in fp32")
 
 
 def precision_context(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Enter mixed precision at the border of a whole network: master weights stay fp32, norms' statistics too."""
-    if dtype == torch.float32:
+    kind = torch.device(device).type
+    if dtype == torch.float32 or kind == "meta":
         return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=dtype)
+    return torch.autocast(kind, dtype=dtype)
 
 
-def use_precision(module: torch.nn.Module, dtype: torch.dtype) -> None:
+def use_precision(module: nn.Module, dtype: torch.dtype) -> None:
     """Set the number format of every whole network inside ``module`` (those that have a ``compute_dtype``)."""
     for part in module.modules():
         if hasattr(part, "compute_dtype"):
             part.compute_dtype = dtype  # type: ignore[assignment]
+
+
+def store_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of convolutions and linear maps in ``dtype``, for sampling alone: no call casts them again."""
+    for part in module.modules():
+        if hasattr(part, "compute_dtype"):
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv3d | nn.Linear):
+                    layer.to(dtype)

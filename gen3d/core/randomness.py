@@ -29,6 +29,18 @@ def normal(keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=generator(key)) for key in keys])
 
 
+def normal_on(device: torch.device, keys: Sequence[Key], shape: Sequence[int]) -> Tensor:
+    """Draw standard normal noise where it is needed, (len(keys), *shape): item i depends on ``keys[i]`` alone.
+
+    A GPU draws it itself, so that nothing waits: other numbers than the CPU's, the same on GPUs of one kind. For noise
+    of training and of a sampler's steps; what a walk starts from is drawn by ``normal``, the same on every machine.
+    """
+    if device.type != "cuda":
+        return normal(keys, shape).to(device)
+    draws = [torch.Generator(device).manual_seed(seed_of(key)) for key in keys]
+    return torch.stack([torch.randn(tuple(shape), generator=draw, device=device) for draw in draws])
+
+
 def uniform(keys: Sequence[Key], shape: Sequence[int] = ()) -> Tensor:
     """Draw from [0, 1) on the CPU, (len(keys), *shape): item i depends on ``keys[i]`` alone."""
     return torch.stack([torch.rand(tuple(shape), generator=generator(key)) for key in keys])

@@ -53,17 +53,20 @@ def tiled(denoise: Callable[[Tensor, Tensor, Window], Tensor], size: Sequence[in
         overlap: Share of a window that its neighbour sees too, 0 <= overlap < 1.
     """
 
+    shares: dict[object, list[Tensor]] = {}
+
     def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
-        windows = list(windows_over(x.shape[2:], size, overlap))
+        windows = windows_over(x.shape[2:], size, overlap)
         if len(windows) == 1:
             return denoise(x, sigma, windows[0])
-        total, weights = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
-        for window in windows:
+        kind = (x.shape[2:], x.device, x.dtype)
+        if kind not in shares:
+            shares[kind] = [share.to(x) for share in blending(x.shape[2:], windows, overlap)]
+        total = torch.zeros_like(x)
+        for window, share in zip(windows, shares[kind], strict=True):
             inside = (..., *window)
-            weight = ramp([s.stop - s.start for s in window], overlap).to(x)
-            total[inside] += weight * denoise(x[inside], sigma, window)
-            weights[inside] += weight
-        return total / weights
+            total[inside].addcmul_(share, denoise(x[inside], sigma, window))
+        return total
 
     return wrapped
 
@@ -79,6 +82,15 @@ def windows_over(shape: Sequence[int], size: Sequence[int], overlap: float) -> l
 
     axes = [[slice(s, s + min(n, w)) for s in starts(n, w)] for n, w in zip(shape, size, strict=True)]
     return [(a, b, c) for a, b, c in product(*axes)]
+
+
+def blending(shape: Sequence[int], windows: Sequence[Window], overlap: float) -> list[Tensor]:
+    """Return each window's share of the volume, (x, y, z) each: everywhere they sum to 1."""
+    weights = [ramp([s.stop - s.start for s in window], overlap) for window in windows]
+    total = torch.zeros(tuple(shape))
+    for window, weight in zip(windows, weights, strict=True):
+        total[window] += weight
+    return [weight / total[window] for window, weight in zip(windows, weights, strict=True)]
 
 
 def ramp(size: Sequence[int], overlap: float) -> Tensor:

@@ -102,8 +102,10 @@ class Wavelet(nn.Module):
         return nnf.pad(voxels, (0, extra[2], 0, extra[1], 0, extra[0]), mode="replicate")
 
     def _by_band(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slots = self._slots(coefficients)
-        mean, std = (scale[slots].view(-1, 1, 1, 1) for scale in (self.mean, self.std))
+        slots, mean, std = self._slots(coefficients), self.mean, self.std
+        if len(slots) < len(mean):
+            mean, std = mean[slots], std[slots]
+        mean, std = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
         return coefficients.unflatten(1, (-1, len(slots))), mean, std
 
     def _slots(self, coefficients: Tensor) -> list[int]:

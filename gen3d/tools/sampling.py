@@ -11,10 +11,11 @@ from torch import Tensor
 
 from gen3d.core.checkpoint import weights_sha256
 from gen3d.core.condition import Condition
+from gen3d.core.denoiser import replay
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.parameterization import Betas, Levels
-from gen3d.core.precision import choose_precision, use_precision
-from gen3d.core.randomness import Key, derive, normal
+from gen3d.core.precision import choose_precision, store_weights, use_precision
+from gen3d.core.randomness import Key, derive, normal_on
 from gen3d.core.system import Example, System
 from gen3d.samplers import (
     SAMPLERS,
@@ -83,8 +84,10 @@ class OpenModel:
     device: torch.device
 
 
-def open_model(name: str | Path, device: str = "auto") -> OpenModel:
-    """Load a model by folder, shipped name or hub id onto a device.
+def open_model(name: str | Path, device: str = "auto", precision: str = "auto") -> OpenModel:
+    """Load a model by folder, shipped name or hub id onto a device, to sample and no more.
+
+    Its weights are kept in the number format that its networks compute in.
 
     Raises:
         UserError: There is no such model or device, or its files are damaged.
@@ -92,7 +95,10 @@ def open_model(name: str | Path, device: str = "auto") -> OpenModel:
     folder = find_model(name)
     chosen = choose_device(device)
     system = load(name).to(chosen).eval()
-    use_precision(system, choose_precision(chosen).dtype)
+    dtype = choose_precision(chosen, precision).dtype
+    use_precision(system, dtype)
+    store_weights(system, dtype)
+    replay(system)
     return OpenModel(system, model_title(str(name), folder), folder, weights_sha256(folder), chosen)
 
 
@@ -203,7 +209,7 @@ def drawn(
     def noise(x: Tensor) -> Tensor:
         nonlocal draws
         draws += 1
-        return normal([derive(key, "step", draws)], x.shape[1:]).to(x)
+        return normal_on(x.device, [derive(key, "step", draws)], x.shape[1:]).to(x.dtype)
 
     x = system.start(example, [key], walk.sigma)
     return walk.run(system.denoise(condition, [key]), x, noise, lambda *_: advance())

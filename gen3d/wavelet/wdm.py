@@ -12,8 +12,8 @@ from torch import Tensor
 from gen3d.core.condition import Condition
 from gen3d.core.denoiser import Denoiser
 from gen3d.core.error import UserError
-from gen3d.core.parameterization import X0, Betas, Parameterization, broadcast
-from gen3d.core.randomness import Key, derive, normal, uniform
+from gen3d.core.parameterization import X0, Betas, Parameterization, broadcast, sent
+from gen3d.core.randomness import Key, derive, normal, normal_on, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
 from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise, clipped
@@ -109,12 +109,15 @@ class WDM(System):
         return replace(whole, voxels=voxels, spacing=(x, y, z), lesion=None, placement=None)
 
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
-        """Return the whole volume, ``voxels`` (1, C, X, Y, Z); as published nothing is augmented."""
+        """Return the whole volume, ``voxels`` (1, C, X, Y, Z); as published nothing is augmented.
+
+        For training voxels are as they are stored: a cache's float16 are half the bytes on their way to the device.
+        """
         prepared = case if isinstance(case, Prepared) else self.prepare(case)
         if not prepared.present.all():
             absent = self.config.contrasts[int(np.argmin(prepared.present))]
             raise UserError(f"{prepared.name}: lacks the contrast {absent}, which this model learns to generate")
-        voxels = torch.from_numpy(np.array(prepared.voxels, dtype=np.float32))[None]
+        voxels = torch.from_numpy(np.array(prepared.voxels, dtype=np.float32 if key is None else None))[None]
         return {"voxels": voxels} if key is not None else {"voxels": voxels, "prepared": prepared}
 
     def blank(self) -> Example:
@@ -173,7 +176,8 @@ class WDM(System):
 def coordinate_loss(denoiser: Denoiser, x0: Tensor, condition: Condition, keys: Sequence[Key]) -> Tensor:
     r"""Return $E[w(\sigma) \| D(x_0 + \sigma n, \sigma) - x_0 \|^2]$ over coordinates, each subband alike."""
     parameterization: Any = denoiser.parameterization
-    sigma = parameterization.levels.draw(uniform([derive(key, "sigma") for key in keys])).to(x0.device)
-    noise = normal([derive(key, "noise") for key in keys], x0.shape[1:]).to(x0.device)
+    sigma = parameterization.levels.draw(uniform([derive(key, "sigma") for key in keys]))
+    noise = normal_on(x0.device, [derive(key, "noise") for key in keys], x0.shape[1:])
     guess = denoiser(x0 + broadcast(sigma.float(), x0) * noise, sigma, condition)
-    return (parameterization.weight(sigma) * (guess - x0).square().flatten(1).mean(1)).mean()
+    weight = sent(parameterization.weight(sigma), x0.device)
+    return (weight * (guess - x0).square().flatten(1).mean(1)).mean()

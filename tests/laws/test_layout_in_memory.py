@@ -1,4 +1,4 @@
-"""Channels last from the first layer to the last, on the CPU and on a GPU that isn't there; wide sums in narrow formats."""
+"""Channels last from the first layer to the last, on the CPU and a GPU that is not there; wide sums in narrow formats."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

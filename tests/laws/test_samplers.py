@@ -136,3 +136,23 @@ def test_guidance_is_linear_in_its_scale() -> None:
         calls.clear()
         assert torch.equal(guided(conditional, unconditional, scale)(x, sigma), torch.full_like(x, value))
         assert len(calls) == count
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_the_noise_it_starts_from_stays_as_it_is(name: str) -> None:
+    sigmas = karras(6)
+    x = start(sigmas[0])
+    before = x.clone()
+    SAMPLERS[name](gaussian, x, sigmas, **({"noise": seeded(1)} if name in STOCHASTIC else {}))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - STOCHASTIC))
+def test_gradients_flow_through_a_walk(name: str) -> None:
+    sigmas = exponential(5, 0.1, 5.0)
+    x = start(sigmas[0]).requires_grad_()
+    end = SAMPLERS[name](gaussian, x, sigmas)
+    with torch.no_grad():
+        assert torch.allclose(SAMPLERS[name](gaussian, x, sigmas), end)
+    (gradient,) = torch.autograd.grad(end.sum(), x)
+    assert torch.allclose(gradient, (end / x).detach(), rtol=1e-8)  # a linear denoise makes a linear walk
