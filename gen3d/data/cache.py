@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from gen3d.core.error import UserError
 from gen3d.core.volume import Placement, Prepared, Scale
+from gen3d.data.equalization import Measured, knots
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def fingerprint(settings: object, files: Iterable[Path] = ()) -> str:
@@ -90,10 +91,12 @@ def store(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        np.save(temporary / "voxels.npy", np.asarray(case.voxels, dtype=dtype))
+        case = replace(case, voxels=np.asarray(case.voxels, dtype=dtype))
+        np.save(temporary / "voxels.npy", case.voxels)
         if case.lesion is not None:
             np.save(temporary / "lesion.npy", case.lesion)
-        (temporary / "case.json").write_text(json.dumps(_record(case) | {"mark": mark}))
+        record = _record(case) | {"mark": mark, "quantiles": knots(case).tolist()}
+        (temporary / "case.json").write_text(json.dumps(record))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
     except OSError as error:
@@ -117,10 +120,18 @@ def load(folder: Path) -> list[Prepared]:
 
 
 def load_case(place: Path) -> Prepared:
-    """Open one stored case."""
+    """Open one stored case.
+
+    Raises:
+        UserError: An older version stored it.
+    """
     record = json.loads((place / "case.json").read_text())
+    if "quantiles" not in record:
+        raise UserError(
+            f"{place}: stored by an older gen3d, lacks the quantiles of each contrast; build the cache again"
+        )
     lesion = place / "lesion.npy"
-    return Prepared(
+    return Measured(
         record["name"],
         record["patient"],
         np.load(place / "voxels.npy", mmap_mode="r"),
@@ -129,6 +140,7 @@ def load_case(place: Path) -> Prepared:
         tuple(record["spacing"]),
         tuple(scale and Scale(**scale) for scale in record["scales"]),
         _placement(record["placement"]),
+        quantiles=np.array(record["quantiles"]),
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,39 +16,16 @@ from gen3d.core.randomness import Key, derive, normal, seed_of, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
 from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise, Window, keep, tiled
+from gen3d.data.augmentation import Augmentation, Change
+from gen3d.data.equalization import Curve, above_floor, curves, floors
 from gen3d.data.intensity import Intensity
-from gen3d.data.patches import random_start, window
+from gen3d.data.patches import flipped, random_start, window
 from gen3d.data.prepare import prepare
 from gen3d.nn.compact_unet import CompactUNet
 from gen3d.nn.unet import UNet, UNetConfig
 from gen3d.spaces.wavelet import Wavelet, WaveletConfig
 
 NETWORKS = {"compact": CompactUNet, "unet": UNet}
-KNOTS = 65
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of the given contrasts, so that a network from few scanners meets many; targets stay as they are.
-
-    Attributes:
-        gain: Standard deviation of the logarithm of a factor on each contrast.
-        shift: Standard deviation of what is added, in interquartile ranges of the brain.
-        bend: Standard deviation of a quadratic change of the grey scale.
-        ramp: Standard deviation of a linear field across the patch.
-        noise: Largest standard deviation of white noise.
-        mix: Standard deviation of the share of every other given contrast that bleeds into one, as with another
-            weighting.
-        flip: Probability of swapping left and right.
-    """
-
-    gain: float = 0.0
-    shift: float = 0.0
-    bend: float = 0.0
-    ramp: float = 0.0
-    noise: float = 0.0
-    mix: float = 0.0
-    flip: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -132,7 +108,6 @@ class Completion(System):
         self.network = NETWORKS[config.architecture](config.network)
         self.space = Wavelet(config.space.levels, config.space.scale)
         self.denoiser = Denoiser(self.network, config.parameterization)
-        self.knots: WeakKeyDictionary[Prepared, np.ndarray] = WeakKeyDictionary()
 
     def measure(self, cases: Sequence[Prepared]) -> "Completion":
         """Return the system with each contrast's mean window and, where the space asks for them, subband statistics."""
@@ -156,52 +131,50 @@ class Completion(System):
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
         """Return tensors with a batch axis of 1.
 
-        ``voxels`` (1, C, X, Y, Z) are clean, ``known`` the same after augmentation, ``present`` (1, C) says what is
-        given, ``target`` (1, C)
-        what is asked for, ``weight`` (1, 1, X, Y, Z) where the loss looks, ``width`` (1, C) each contrast's window.
+        ``voxels`` (1, C, X, Y, Z) are clean, for training as they are stored (float16 in a cache), ``known`` the given
+        ones after augmentation, ``present`` (1, C) says what is given, ``target`` (1, C) what is asked for, ``weight``
+        (1, 1, X, Y, Z) where the loss looks, ``width`` (1, C) each contrast's window.
         """
         prepared = case if isinstance(case, Prepared) else self.prepare(case)
         present = torch.from_numpy(np.asarray(prepared.present))
         if key is None:
             voxels = torch.from_numpy(np.array(prepared.voxels, dtype=np.float32))
-            known = self.equalized(voxels, prepared)
-            tensors = {"voxels": voxels[None], "known": known[None], "present": present[None], "target": ~present[None]}
-            return {**tensors, "prepared": prepared}
+            tensors = {
+                "voxels": voxels,
+                "known": self.equalized(voxels, prepared),
+                "present": present,
+                "target": ~present,
+            }
+            return {**{name: part[None] for name, part in tensors.items()}, "prepared": prepared}
         rng = np.random.default_rng(seed_of(derive(key, "crop")))
         start = self.patch_start(prepared, rng)
-        box = window(prepared.voxels, start, self.config.patch, floors(prepared))
-        voxels = torch.from_numpy(box.astype(np.float32))
-        weight = torch.where(above_floor(voxels, prepared), 1.0, self.config.background)
-        if prepared.lesion is not None and self.config.lesion != 1:
-            weight[torch.from_numpy(window(prepared.lesion, start, self.config.patch)) > 0] *= self.config.lesion
         hidden = self.hide(present, rng)
-        known = self.augmented(self.equalized(voxels, prepared), present & ~hidden, rng)
+        given = present & ~hidden
+        left_right = next(i for i, code in enumerate(self.config.axes) if code in "LR")
+        change = Change.draw(self.config.augmentation, len(given), left_right, rng)
+        patch = flipped(window(prepared.voxels, start, self.config.patch, floors(prepared)), change.flips)
+        weight = torch.where(above_floor(torch.from_numpy(patch), prepared), 1.0, self.config.background)
+        if prepared.lesion is not None and self.config.lesion != 1:
+            lesion = flipped(window(prepared.lesion, start, self.config.patch), change.flips)
+            weight[torch.from_numpy(lesion) > 0] *= self.config.lesion
         tensors = {
-            "voxels": voxels[None],
-            "known": known[None],
-            "present": (present & ~hidden)[None],
-            "target": (present & hidden)[None],
-            "weight": weight[None, None],
-            "width": torch.tensor([[(s.high - s.low) * s.gain if s else 1.0 for s in prepared.scales]]),
+            "voxels": torch.from_numpy(patch),
+            "known": torch.from_numpy(change.applied(patch, self.curves(prepared), given.numpy(), rng)),
+            "present": given,
+            "target": present & hidden,
+            "weight": weight[None],
+            "width": torch.tensor([(s.high - s.low) * s.gain if s else 1.0 for s in prepared.scales]),
         }
-        if rng.random() < self.config.augmentation.flip:
-            axis = 2 + next(i for i, code in enumerate(self.config.axes) if code in "LR")
-            tensors |= {name: tensors[name].flip(axis) for name in ("voxels", "known", "weight")}
-        return tensors
+        return {name: part[None] for name, part in tensors.items()}
 
     def equalized(self, voxels: Tensor, prepared: Prepared) -> Tensor:
-        """Return each contrast by rank, -1.7 for the brain's darkest voxel, 1.7 for the brightest, -2.5 outside."""
-        if not self.config.equalize:
-            return voxels
-        if prepared not in self.knots:
-            self.knots[prepared] = knots(prepared)
-        ranks = np.linspace(-1.7, 1.7, KNOTS)
-        floor = floors(prepared)
-        channels = [
-            torch.from_numpy(np.where(v > f + 1e-3, np.interp(v, k, ranks), -2.5).astype(np.float32))
-            for v, f, k in zip(voxels.numpy(), floor, self.knots[prepared], strict=True)
-        ]
-        return torch.stack(channels)
+        """Return each contrast by rank, where the model asks for it, (C, X, Y, Z)."""
+        pairs = zip(self.curves(prepared), voxels.numpy(), strict=True)
+        return torch.from_numpy(np.stack([curve(v) for curve, v in pairs]))
+
+    def curves(self, prepared: Prepared) -> list[Curve]:
+        """Return what each contrast goes through before it is given: the ranks, or nothing."""
+        return curves(prepared) if self.config.equalize else [unchanged] * len(self.config.contrasts)
 
     def patch_start(self, prepared: Prepared, rng: np.random.Generator) -> Triple:
         """Draw where a patch starts: near a lesion, or around any voxel of the brain's box."""
@@ -220,36 +193,6 @@ class Completion(System):
         count = 1 + int(rng.choice(most, p=chances / chances.sum()))
         hidden[rng.permutation(able)[:count].tolist()] = True
         return hidden
-
-    def augmented(self, known: Tensor, given: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return the given contrasts as another scanner might have shown them, (C, X, Y, Z)."""
-        a, count = self.config.augmentation, len(known)
-        gain, shift, bend = (
-            np.exp(a.gain * rng.normal(size=count)),
-            a.shift * rng.normal(size=count),
-            rng.normal(size=count),
-        )
-        slopes, levels, shares = (
-            rng.normal(size=(count, 3)),
-            a.noise * rng.random(count),
-            rng.normal(size=(count, count)),
-        )
-        channels = []
-        for c, v in enumerate(known):
-            v = float(gain[c]) * v + float(shift[c])
-            v = v + float(a.bend * bend[c]) * v * v.abs()
-            if a.ramp:
-                for axis, n in enumerate(v.shape):
-                    line = torch.linspace(-1, 1, n).reshape([-1 if i == axis else 1 for i in range(3)])
-                    v = v + float(a.ramp * slopes[c, axis]) * line
-            if levels[c]:
-                v = v + float(levels[c]) * torch.from_numpy(rng.standard_normal(v.shape, dtype=np.float32))
-            channels.append(v)
-        augmented = torch.stack(channels)
-        if not a.mix:
-            return augmented
-        mixing = torch.eye(count) + torch.from_numpy(a.mix * shares).float() * given.float()
-        return torch.einsum("ij,jxyz->ixyz", mixing / mixing.norm(dim=1, keepdim=True), augmented)
 
     def accept(self, given: Sequence[str], missing: Sequence[str]) -> None:
         """Check that every missing contrast may be one, and that something is given."""
@@ -333,23 +276,6 @@ class Completion(System):
         return self.space.decode(coords, (size[0], size[1], size[2]))
 
 
-def floors(prepared: Prepared) -> np.ndarray:
-    """Return what an intensity of 0 became in each contrast, rounded as the voxels are, (C,) float32."""
-    zeros = [s.apply(np.zeros(1, np.float32))[0] if s else 0.0 for s in prepared.scales]
-    return np.array(zeros, dtype=np.float32).astype(prepared.voxels.dtype).astype(np.float32)
-
-
-def above_floor(voxels: Tensor, prepared: Prepared) -> Tensor:
-    """Return where any present contrast is above zero intensity, (X, Y, Z) bool."""
-    present = torch.from_numpy(np.asarray(prepared.present))[:, None, None, None]
-    return ((voxels > torch.from_numpy(floors(prepared))[:, None, None, None] + 1e-3) & present).any(0)
-
-
-def knots(prepared: Prepared) -> np.ndarray:
-    """Return evenly spaced quantiles of each contrast above zero intensity, (C, KNOTS)."""
-    rows = []
-    for v, floor in zip(prepared.voxels, floors(prepared), strict=True):
-        sample = np.asarray(v[::2, ::2, ::2], dtype=np.float32)
-        inside = sample[sample > floor + 1e-3]
-        rows.append(np.quantile(inside if inside.size else sample, np.linspace(0, 1, KNOTS)))
-    return np.stack(rows)
+def unchanged(voxels: np.ndarray) -> np.ndarray:
+    """Return the voxels."""
+    return voxels

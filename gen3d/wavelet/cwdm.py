@@ -104,13 +104,16 @@ class CWDM(System):
         return prepare(case, config.contrasts, config.axes, config.intensity, crop=config.size, pad="end")
 
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
-        """Return ``voxels`` (1, C, X, Y, Z) and ``present`` (1, C); as published nothing is cropped or augmented."""
+        """Return ``voxels`` (1, C, X, Y, Z) and ``present`` (1, C); as published nothing is cropped or augmented.
+
+        For training voxels are as they are stored: a cache's float16 are half the bytes on their way to the device.
+        """
         prepared = case if isinstance(case, Prepared) else self.prepare(case)
         if key is not None and not prepared.present.all():
             absent = self.config.contrasts[int(np.argmin(prepared.present))]
             raise UserError(f"{prepared.name}: lacks the contrast {absent}; this model learns from complete studies")
         example = {
-            "voxels": torch.from_numpy(np.array(prepared.voxels, dtype=np.float32))[None],
+            "voxels": torch.from_numpy(np.array(prepared.voxels, dtype=np.float32 if key is None else None))[None],
             "present": torch.from_numpy(np.array(prepared.present, dtype=bool))[None],
         }
         return example if key is not None else {**example, "prepared": prepared}

@@ -10,9 +10,11 @@ import torch
 from gen3d.core.condition import Condition
 from gen3d.core.error import UserError
 from gen3d.core.volume import Case, Prepared
+from gen3d.data.augmentation import Augmentation
+from gen3d.data.equalization import above_floor, knots
 from gen3d.data.phantom import phantom
 from gen3d.nn.unet import UNetConfig
-from gen3d.wavelet.completion import Augmentation, Completion, CompletionConfig, above_floor, knots
+from gen3d.wavelet.completion import Completion, CompletionConfig
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 NETWORK = UNetConfig(64, 32, width=8, multipliers=(1, 2), blocks=1, groups=4, present=4)

@@ -1,6 +1,7 @@
 """The cache, the patches read from it, and who is trained on."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ def test_two_cases_of_one_name_and_an_empty_cache_are_errors(tmp_path: Path) -> 
         cache.build([prepared("a"), prepared("a")], tmp_path)
     with pytest.raises(UserError, match="no cached case"):
         cache.load(tmp_path / "empty")
+
+
+def test_a_case_of_an_older_version_is_an_error(tmp_path: Path) -> None:
+    (case,) = cache.build([prepared("a")], tmp_path)
+    record = json.loads((tmp_path / "a" / "case.json").read_text())
+    (tmp_path / "a" / "case.json").write_text(json.dumps({k: v for k, v in record.items() if k != "quantiles"}))
+    with pytest.raises(UserError, match="build the cache again"):
+        cache.load(tmp_path)
+    assert cache.store(case, tmp_path).name == "a"
 
 
 def test_interrupted_case_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

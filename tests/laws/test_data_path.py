@@ -1,0 +1,178 @@
+"""What training reads and makes of a stored case: a patch costs a patch, and the fast way equals the plain one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gen3d.core.volume import Prepared, Scale
+from gen3d.data import cache
+from gen3d.data.augmentation import Augmentation, Change
+from gen3d.data.equalization import HALVES, Measured, curves, knots, tabulated
+from gen3d.nn.unet import UNetConfig
+from gen3d.spaces.wavelet import Wavelet
+from gen3d.wavelet.completion import Completion, CompletionConfig
+from gen3d.wavelet.cwdm import CWDM, CWDMConfig
+from gen3d.wavelet.wdm import WDM, WDMConfig
+
+NETWORK = UNetConfig(64, 32, width=8, multipliers=(1, 2), blocks=1, groups=4, present=4)
+PATCH = (40, 48, 36)  # more voxels than a float16 has values, so that the table is used
+EVERYTHING = Augmentation(gain=0.2, shift=0.2, bend=0.05, ramp=0.1, noise=0.1, mix=0.2, flip=0.5)
+
+
+def brain(seed: int = 0, shape: tuple[int, int, int] = (52, 60, 56)) -> Prepared:
+    """Four contrasts, positive inside an ellipsoid and 0 outside, then on a scale of their own."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    inside = sum(a**2 for a in axes) < 0.7
+    raw = (inside * rng.gamma(4.0, 100.0, (4, *shape))).astype(np.float32)
+    scales = tuple(Scale(1 / 250, -1.5 - 0.1 * c, 0.0, 1200.0) for c in range(4))
+    voxels = np.stack([scale.apply(v) for scale, v in zip(scales, raw, strict=True)])
+    lesion = (rng.random(shape) < 0.01).astype(np.uint8)
+    return Prepared(f"brain {seed}", "p", voxels, np.ones(4, dtype=bool), lesion, (1.0, 1.0, 1.0), scales)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Prepared:
+    return cache.store(brain(), tmp_path)
+
+
+def completion(augmentation: Augmentation = EVERYTHING, **changes: Any) -> Completion:
+    return Completion(CompletionConfig(network=NETWORK, patch=PATCH, augmentation=augmentation, **changes))
+
+
+class Counted(np.ndarray):
+    """An array that counts the bytes asked of it."""
+
+    asked = 0
+
+    def __getitem__(self, where: Any) -> Any:
+        part = super().__getitem__(where)
+        Counted.asked += part.nbytes
+        return part
+
+
+@pytest.mark.parametrize("key", ["0/1/0", "0/2/0"])
+def test_an_example_reads_its_patch_and_no_more(key: str, stored: Prepared) -> None:
+    voxels = stored.voxels.view(Counted)
+    Counted.asked = 0
+    completion().example(replace(stored, voxels=voxels), key)
+    assert Counted.asked == 4 * np.prod(PATCH) * 2
+    assert Counted.asked < stored.voxels.nbytes / 2
+
+
+def test_the_counter_sees_a_case_whose_quantiles_are_not_stored(stored: Prepared) -> None:
+    """Guards the guard: measuring the quantiles walks through the whole volume."""
+    fields = {name: value for name, value in vars(stored).items() if name != "quantiles"}
+    Counted.asked = 0
+    completion().example(Prepared(**{**fields, "voxels": stored.voxels.view(Counted)}), "0/1/0")
+    assert Counted.asked > stored.voxels.nbytes
+
+
+def test_stored_quantiles_are_those_of_the_stored_voxels(stored: Prepared) -> None:
+    assert isinstance(stored, Measured)
+    np.testing.assert_array_equal(stored.quantiles, knots(stored))
+    assert stored.quantiles.shape == (4, 65)
+
+
+@pytest.mark.parametrize("curve", [np.tanh, lambda v: v > 0.3, lambda v: 2 * v + v * np.abs(v)])
+def test_a_table_equals_the_curve_for_every_float16(curve: Callable[[np.ndarray], np.ndarray]) -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(16, 64, 64)
+    with np.errstate(all="ignore"):
+        expected = curve(HALVES).reshape(halves.shape)
+    out = np.empty_like(expected)
+    tabulated(curve, halves, out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("equalize", [True, False])
+def test_float16_by_table_equals_float32_without(equalize: bool, stored: Prepared) -> None:
+    system = completion(equalize=equalize, lesion=3.0)
+    plain = replace(stored, voxels=stored.voxels.astype(np.float32))
+    for i in range(4):
+        fast, slow = system.example(stored, f"0/{i}/0"), system.example(plain, f"0/{i}/0")
+        assert (fast["voxels"].dtype, slow["voxels"].dtype) == (torch.float16, torch.float32)
+        for name in slow:
+            assert torch.equal(fast[name].to(slow[name].dtype), slow[name]), name
+
+
+def test_the_change_is_what_its_attributes_say(stored: Prepared) -> None:
+    """The augmentation written out on the whole patch, as an equation."""
+    rng = np.random.default_rng(3)
+    change = Change.draw(replace(EVERYTHING, noise=0.0, flip=1.0), 4, 0, rng)
+    given = np.array([True, False, True, True])
+    patch = np.array(stored.voxels)
+    lines = np.meshgrid(*[np.linspace(-1, 1, n) for n in patch.shape[1:]], indexing="ij")
+    whole = []
+    for c, (v, curve) in enumerate(zip(patch.astype(np.float32), curves(stored), strict=True)):
+        w = change.gain[c] * curve(v).astype(np.float64) + change.shift[c]
+        w += change.bend[c] * w * np.abs(w)
+        field = sum(slope * line for slope, line in zip(change.slopes[c], lines, strict=True))
+        whole.append((w + field[::-1]) * given[c])
+    mixing = np.eye(4) + change.shares * given
+    mixing /= np.sqrt((mixing**2).sum(1, keepdims=True))
+    expected = np.einsum("ij,jxyz->ixyz", mixing, np.stack(whole)) * given[:, None, None, None]
+    got = change.applied(patch, curves(stored), given, rng)
+    assert change.flips == (0,)
+    np.testing.assert_allclose(got, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "ASR"])
+def test_flipped_examples_are_the_others_mirrored(axes: str, stored: Prepared) -> None:
+    change = replace(EVERYTHING, noise=0.0)
+    one, other = (completion(replace(change, flip=p), axes=axes, lesion=2.0) for p in (0.0, 1.0))
+    straight, mirrored = one.example(stored, "0/3/0"), other.example(stored, "0/3/0")
+    axis = 2 + min(axes.find("L") % 4, axes.find("R") % 4)
+    for name in ("voxels", "known", "weight"):
+        assert torch.equal(straight[name].flip(axis), mirrored[name]), name
+        assert not torch.equal(straight[name], mirrored[name]), name
+
+
+def test_noise_is_white_and_as_strong_as_drawn() -> None:
+    change = replace(Change.draw(Augmentation(noise=1.0), 1, 0, np.random.default_rng(0)), noise=np.array([0.3]))
+    voxels = np.zeros((64, 64, 64), dtype=np.float32)
+    change.add_noise(0, voxels, np.random.default_rng(1))
+    assert abs(voxels.mean()) < 0.003
+    assert abs(voxels.std() - 0.3) < 0.003
+    assert abs((voxels**4).mean() / voxels.var() ** 2 - 3) < 0.05
+    for axis in range(3):
+        near = (voxels * np.roll(voxels, 1, axis)).mean() / voxels.var()
+        assert abs(near) < 0.01, axis
+
+
+GOLDEN = {  # hidden contrasts; sums of the given contrasts, of their squares, and of the clean voxels
+    "0/1/0": ([0, 0, 0, 1], [-245129.39274832513, 1078947.7644204658, -207531.84319502115]),
+    "0/4/0": ([1, 1, 0, 0], [-83965.87251550311, 276507.13473754167, -173984.1394469142]),
+    "7/30/1": ([1, 0, 0, 0], [-250030.46000061353, 936830.1236565774, -211218.70587950945]),
+}
+
+
+@pytest.mark.parametrize("key", list(GOLDEN))
+def test_what_a_key_draws_stays(key: str) -> None:
+    """Recorded when every step of the augmentation was a pass of its own over the patch."""
+    example = completion(replace(EVERYTHING, noise=0.0)).example(brain(), key)
+    known = example["known"] * example["present"][..., None, None, None]
+    got = [*map(float, (known.double().sum(), known.double().square().sum(), example["voxels"].double().sum()))]
+    assert example["target"][0].int().tolist() == GOLDEN[key][0]
+    assert got == pytest.approx(GOLDEN[key][1], rel=1e-6)
+
+
+def test_whole_volume_systems_train_on_stored_voxels_as_on_float32(tmp_path: Path) -> None:
+    case = brain(shape=(16, 16, 16))
+    tiny: dict[str, Any] = {"width": 8, "multipliers": (1, 2), "groups": 4}
+    cwdm = CWDM(CWDMConfig(size=(16, 16, 16), network=UNetConfig(32, 8, skips="concat", **tiny)))
+    one = replace(case, voxels=case.voxels[:1], present=case.present[:1], scales=case.scales[:1])
+    wdm = WDM(WDMConfig(canvas=(16, 16, 16), pool=1, network=UNetConfig(8, 8, **tiny)))
+    for system, study in ((cwdm, case), (wdm, one)):
+        half = cache.store(study, tmp_path / system.name)
+        full = replace(half, voxels=half.voxels.astype(np.float32))
+        stored, plain = (system.example(c, "0/0/0")["voxels"] for c in (half, full))
+        assert (stored.dtype, plain.dtype) == (torch.float16, torch.float32)
+        assert system.example(half)["voxels"].dtype == torch.float32
+        assert torch.equal(Wavelet().encode(stored), Wavelet().encode(plain))
+        terms = [system.objectives()[0].loss(system.example(c, "0/0/0"), ["0/0/0"])["mse"] for c in (half, full)]
+        assert terms[0] == terms[1]
