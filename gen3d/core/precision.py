@@ -40,7 +40,7 @@ def choose_precision(device: torch.device | str, asked: str = "auto") -> Precisi
 def precision_context(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Enter mixed precision at the border of a whole network: master weights stay fp32, norms' statistics too."""
     kind = torch.device(device).type
-    if dtype == torch.float32 or kind == "meta":
+    if dtype == torch.float32 or kind == "meta":  # which autocast does not know: see memory.to_meta
         return nullcontext()
     return torch.autocast(kind, dtype=dtype)
 

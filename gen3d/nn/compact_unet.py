@@ -10,6 +10,7 @@ from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv, enlarge, halving, shrink, zeroed
 from gen3d.nn.embedding import Embedding
 from gen3d.nn.norm import norm_silu
+from gen3d.nn.recompute import recomputed
 from gen3d.nn.unet import UNetConfig
 
 
@@ -18,7 +19,8 @@ class CompactUNet(nn.Module):
 
     Each level has ``blocks`` residual blocks on the way down and as many on the way up; between levels it averages or
     repeats neighbours, and the two paths join as $(h + skip) / \sqrt{2}$. A linear map from all inputs straight to the
-    outputs, zero at the start, carries what the norms inside take away. ``config.skips`` must be "add".
+    outputs, zero at the start, carries what the norms inside take away. ``config.skips`` must be "add". The finest
+    ``recompute`` levels are computed again in the backward pass.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -27,6 +29,7 @@ class CompactUNet(nn.Module):
             raise ValueError(f"the compact U-Net's skips are 'add', not '{config.skips}'")
         self.config = config
         self.stride = 2 ** (len(config.multipliers) - 1)
+        self.recompute = 0
         channels = config.channels
 
         def blocks(inputs: int, outputs: int) -> Stack[ResidualBlock]:
@@ -63,12 +66,12 @@ class CompactUNet(nn.Module):
         for level, blocks in enumerate(self.down):
             h = shrink(h, factor) if level else h
             for block in blocks:
-                h = block(h, e)
+                h = recomputed(level < self.recompute, block, h, e)
             skips.append(h)
         ups = list(self.up)
         for level in reversed(range(len(ups))):
             if level < len(self.narrow):
                 h = (enlarge(self.narrow[level](h), factor) + skips[level]) / math.sqrt(2)
             for block in ups[level]:
-                h = block(h, e)
+                h = recomputed(level < self.recompute, block, h, e)
         return self.out(self.out_norm(h)) + self.shortcut(x)

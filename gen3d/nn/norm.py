@@ -22,11 +22,12 @@ class GroupNormSiLU(nn.GroupNorm):
 
 def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Do the same in plain operations, for GPUs: their own group norm turns channels last into contiguous."""
-    parts = x.float().movedim(1, -1).unflatten(-1, (groups, -1))
-    variance, mean = torch.var_mean(parts, dim=(1, 2, 3, 5), correction=0, keepdim=True)
+    parts = x.movedim(1, -1).unflatten(-1, (groups, -1))
+    variance, mean = torch.var_mean(parts.float(), dim=(1, 2, 3, 5), correction=0, keepdim=True)
     scale = (variance + eps).rsqrt() * weight.float().unflatten(0, (groups, -1))
     shift = bias.float().unflatten(0, (groups, -1)) - mean * scale
-    return nnf.silu(parts * scale + shift).to(x.dtype).flatten(-2).movedim(-1, 1)
+    y = torch.addcmul(shift, parts, scale)
+    return nnf.silu(y, inplace=not y.requires_grad).to(x.dtype).flatten(-2).movedim(-1, 1)
 
 
 def norm_silu(channels: int, groups: int) -> GroupNormSiLU:

@@ -11,6 +11,7 @@ from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv, Factor, enlarge, halving, shrink, zeroed
 from gen3d.nn.embedding import Embedding
 from gen3d.nn.norm import norm_silu
+from gen3d.nn.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class UNet(nn.Module):
 
     X, Y and Z are multiples of ``stride`` or 1; an axis of length 1 is never shrunk. ``channels``, where given, is
     concatenated behind x, so that the network may be called with one tensor or with the noisy part and the known part.
+    The finest ``recompute`` levels are computed again in the backward pass.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
         self.stride = 2 ** (len(config.multipliers) - 1)
+        self.recompute = 0
         channels = config.channels
         block = partial(ResidualBlock, embedding=4 * config.width, groups=config.groups, dropout=config.dropout)
 
@@ -97,22 +100,26 @@ class UNet(nn.Module):
     def _descend(self, h: Tensor, e: Tensor, factor: Factor) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for level, blocks in enumerate(self.down):
+            again = level < self.recompute
             for block in blocks:
-                skips.append(h := block(h, e))
+                skips.append(h := recomputed(again, block, h, e))
             if level < len(self.shrink):
-                skips.append(h := self.shrink[level](h, e, partial(shrink, factor=factor)))
+                skips.append(h := recomputed(again, self.shrink[level], h, e, partial(shrink, factor=factor)))
         return h, skips
 
     def _ascend(self, h: Tensor, skips: list[Tensor], e: Tensor, factor: Factor) -> Tensor:
         for level, blocks in enumerate(self.up):
+            finer = len(self.up) - 1 - level
             for block in blocks:
-                h = block(self._merge(h, skips.pop()), e)
+                h = recomputed(finer < self.recompute, self._joined, block, h, skips.pop(), e)
             if level < len(self.enlarge):
-                h = self.enlarge[level](h, e, partial(enlarge, factor=factor))
+                again = finer - 1 < self.recompute  # what it enlarges belongs to the level above
+                h = recomputed(again, self.enlarge[level], h, e, partial(enlarge, factor=factor))
         return h
 
-    def _merge(self, h: Tensor, skip: Tensor) -> Tensor:
-        return torch.cat([h, skip], dim=1) if self.config.skips == "concat" else torch.lerp(h, skip, 0.5)
+    def _joined(self, block: ResidualBlock, h: Tensor, skip: Tensor, e: Tensor) -> Tensor:
+        both = torch.cat([h, skip], dim=1) if self.config.skips == "concat" else torch.lerp(h, skip, 0.5)
+        return block(both, e)
 
 
 def channels_up(config: UNetConfig) -> list[list[tuple[int, int]]]:

@@ -10,6 +10,7 @@ from gen3d.nn.conv import Conv
 from gen3d.nn.embedding import Embedding
 from gen3d.nn.haar import haar, inverse_haar, split_axes
 from gen3d.nn.norm import norm_silu
+from gen3d.nn.recompute import recomputed
 from gen3d.nn.unet import UNetConfig
 
 LOW = 3.0
@@ -21,7 +22,8 @@ class WaveletUNet(nn.Module):
     Each level ends in a Haar transform: LLL / 3 goes down, the details of the main branch wait for the inverse
     transform on the way up. The input comes along as a pyramid, transformed and convolved at every level. As
     published, the last two residual blocks before each inverse transform are one block, called twice.
-    X, Y and Z are multiples of ``stride`` or 1; an axis of length 1 is never split.
+    X, Y and Z are multiples of ``stride`` or 1; an axis of length 1 is never split. The finest ``recompute`` levels are
+    computed again in the backward pass.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -30,6 +32,7 @@ class WaveletUNet(nn.Module):
             raise ValueError("a wavelet U-Net needs at least two blocks per level: the last one is called twice")
         self.config = config
         self.stride = 2 ** len(config.multipliers)
+        self.recompute = 0
         channels = config.channels
         block = partial(ResidualBlock, embedding=4 * config.width, groups=config.groups, dropout=config.dropout)
         before = [config.width, *channels]
@@ -65,20 +68,21 @@ class WaveletUNet(nn.Module):
         pyramid = x if channels is None else torch.cat([x, channels], dim=1)
         axes = split_axes(x.shape)
         h, details = self.stem(pyramid), []
-        for blocks, shrink, conv in zip(self.down, self.shrink, self.pyramid, strict=True):
+        levels = range(len(self.down))
+        for level, blocks, shrink, conv in zip(levels, self.down, self.shrink, self.pyramid, strict=True):
             for block in blocks:
-                h = block(h, e)
+                h = recomputed(level < self.recompute, block, h, e)
             h, detail = _shrunk(shrink, h, e, axes)
             details.append(detail)
             h = pyramid = h + conv(_channels_last(_all_bands(haar(pyramid, axes), axes) / LOW))
         for block in self.middle:
             h = block(h, e)
-        for blocks, enlarge in zip(self.up, self.enlarge, strict=True):
+        for level, blocks, enlarge in zip(reversed(levels), self.up, self.enlarge, strict=True):
             for block in [*blocks, blocks[-1]]:
-                h = block(h, e)
+                h = recomputed(level + 1 < self.recompute, block, h, e)
             h = _enlarged(enlarge, h, details.pop(), e, axes)
         for block in self.last:
-            h = block(h, e)
+            h = recomputed(self.recompute > 0, block, h, e)
         return self.out(self.out_norm(h))
 
 
