@@ -1,27 +1,31 @@
 """The trainer: knows objectives, steps and checkpoints, and no system."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.parallel import DistributedDataParallel
 
 from gen3d.core.checkpoint import load_state, save_model, save_state
 from gen3d.core.config import to_tree
+from gen3d.core.distributed import is_main, rank, shared, total, world_size
+from gen3d.core.draws import Batch, Draws, loader, moved_ahead, prepared, training_key
 from gen3d.core.error import UserError
 from gen3d.core.precision import choose_precision, use_precision
-from gen3d.core.randomness import derive, uniform
+from gen3d.core.randomness import Key
 from gen3d.core.system import Example, Objective, System
+from gen3d.core.tracking import LOG, Report, Tracker, forget_after
+from gen3d.core.validation import Validation
 from gen3d.core.volume import Prepared
 
-CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
+CHECKPOINT, MODEL = "checkpoint.pt", "model"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class TrainConfig:
     Attributes:
         steps: Updates of each objective's optimizer that is always due.
         batch: Items in one backward pass.
-        accumulate: Backward passes in one step.
+        accumulate: Backward passes in one step. Several processes share the ``batch * accumulate`` items of a step.
         lr: Learning rate of AdamW at its highest.
         schedule: Constant, or a cosine that falls to zero at the last step.
         warmup: Steps over which the learning rate rises linearly.
@@ -43,7 +47,9 @@ class TrainConfig:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         checkpoint_every: Steps between checkpoints; the last step always has one.
         log_every: Steps between lines of the log.
-        workers: Processes that prepare examples; 0 prepares them in this one.
+        validate_every: Steps between validations; the last step always has one. 0 for none.
+        validation_items: Items of a validation, the same ones every time.
+        workers: Processes that prepare examples, for each that trains; 0 prepares them in this one.
         seed: Everything random follows from it.
         wandb: Whether runs are also tracked by wandb.
     """
@@ -61,6 +67,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpoint_every: int = 500
     log_every: int = 10
+    validate_every: int = 0
+    validation_items: int = 32
     workers: int = 0
     seed: int = 0
     wandb: Literal["disabled", "offline", "online"] = "disabled"
@@ -70,37 +78,6 @@ class TrainConfig:
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         fall = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.schedule == "cosine" else 1.0
         return self.lr * rise * fall
-
-
-class Report(dict[str, float]):
-    """One line of the log: step, seconds, cpu_seconds, lr and the mean of each term since the line before."""
-
-
-class Draws(Dataset[Example]):
-    """Item i of a run as an example, a function of its key alone: any worker or resumed run draws the same."""
-
-    def __init__(
-        self, system: System, cases: Sequence[Prepared], weights: Sequence[float], config: TrainConfig
-    ) -> None:
-        self.system, self.cases, self.config = system, cases, config
-        self.edges = list(accumulate(weights))
-
-    def key(self, index: int) -> str:
-        """Return the key of item ``index``, counted over the whole run."""
-        return derive(self.config.seed, *divmod(index, self.config.batch * self.config.accumulate))
-
-    def __getitem__(self, index: int) -> Example:
-        key = self.key(index)
-        place = float(uniform([derive(key, "case")])) * self.edges[-1]
-        case = self.cases[min(sum(place >= edge for edge in self.edges), len(self.cases) - 1)]
-        return self.system.example(case, key)
-
-
-def collate(examples: Sequence[Example]) -> Example:
-    """Join examples along their batch axis, tensors only."""
-    return {
-        name: torch.cat([e[name] for e in examples]) for name, part in examples[0].items() if isinstance(part, Tensor)
-    }
 
 
 class Averages:
@@ -125,26 +102,58 @@ class Averages:
             value.copy_(kept)
 
 
-class Optimization:
-    """One objective with its optimizer and averages."""
+class Loss(nn.Module):
+    """An objective's loss as a module of its parameters; it has no buffers, so processes exchange gradients only."""
 
-    def __init__(self, objective: Objective, config: TrainConfig) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], loss: Callable[[Example, list[Key]], Any]) -> None:
+        super().__init__()
+        self.trained, self.loss = nn.ParameterList(parameters), loss
+
+    def forward(self, example: Example, keys: list[Key]) -> dict[str, Tensor]:
+        """Return the terms."""
+        return dict(self.loss(example, keys))
+
+
+class Optimization:
+    """One objective with its optimizer and averages; several processes average its gradients."""
+
+    def __init__(self, objective: Objective, config: TrainConfig, dtype: torch.dtype) -> None:
         self.objective, self.config = objective, config
         self.parameters = list(objective.parameters)
+        self.require_gradients(True)
+        device = self.parameters[0].device.type
+        self.loss: nn.Module = Loss(self.parameters, objective.loss)
+        if world_size() > 1:
+            self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            self.parameters,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=device in ("cpu", "cuda"),
         )
         self.averages = Averages(self.parameters, config.ema) if objective.ema and config.ema else None
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=False)
+        self.scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
 
-    def update(self, batches: Sequence[tuple[Example, list[str]]], step: int) -> dict[str, Tensor]:
-        """Take one optimizer step over all batches and return the mean of each term."""
+    def require_gradients(self, yes: bool) -> None:
+        """Turn the gradients of the objective's parameters on or off."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(yes)
+
+    def update(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        """Take one optimizer step over all batches and return this process's mean of each term."""
         sums: dict[str, Tensor] = {}
-        for example, keys in batches:
-            terms = self.objective.loss(example, keys)
-            self.scaler.scale(torch.stack(list(terms.values())).sum() / len(batches)).backward()
+        for number, (example, keys) in enumerate(batches, 1):
+            with self.without_exchange() if number < len(batches) else nullcontext():
+                terms = self.loss(example, keys)
+                self.scaler.scale(torch.stack(list(terms.values())).sum() / len(batches)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
+        if world_size() > 1 and any(p.grad is None for p in self.parameters):
+            raise UserError(
+                f"training: the loss of objective '{self.objective.name}' leaves some of its parameters out, "
+                "which several processes can't train; train in one"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(step)
         if self.config.clip is not None:
@@ -156,6 +165,10 @@ class Optimization:
         if self.averages:
             self.averages.update(step)
         return {f"{self.objective.name}/{name}": value for name, value in sums.items()}
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Add up gradients in this process only."""
+        return self.loss.no_sync() if isinstance(self.loss, DistributedDataParallel) else nullcontext()
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs besides the parameters."""
@@ -174,7 +187,7 @@ class Trainer:
     """Trains a system on prepared cases into a run folder, resuming there if it holds a checkpoint.
 
     The run folder gets ``checkpoint.pt`` (atomic), ``log.jsonl`` and at the end ``model/``, the averaged weights as a
-    saved model.
+    saved model. Several processes (see core/distributed.py) share the items of each step; the first one writes.
 
     Args:
         system: What to train.
@@ -183,10 +196,13 @@ class Trainer:
         run: The run folder.
         device: Where networks compute.
         weights: How often each case is drawn, relative to the others; by default alike.
+        validation: Cases that are not trained on; validation draws from them alike.
         card: Returns the model card's text when training is done.
 
     Raises:
         UserError: There are no cases, or the folder's checkpoint belongs to another configuration.
+        UsageError: The items of a step or a validation can't be shared by the processes, or there is nothing to
+            validate on.
     """
 
     def __init__(
@@ -198,36 +214,47 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         weights: Sequence[float] | None = None,
+        validation: Sequence[Prepared] = (),
         card: Callable[[System], str] | None = None,
     ) -> None:
         if not cases:
             raise UserError("training: no cases left to train on; expected at least one")
-        self.system, self.config, self.run, self.device, self.card = (
-            system,
-            config,
-            Path(run),
-            torch.device(device),
-            card,
-        )
+        self.system, self.config, self.run, self.card = system, config, Path(run), card
+        self.device = torch.device(device)
+        self.share, self.size = shared(config.batch * config.accumulate, config.batch)
         self.precision = choose_precision(self.device, config.precision)
         system.to(self.device).train()
         use_precision(system, self.precision.dtype)
-        self.draws = Draws(system, cases, weights or [1.0] * len(cases), config)
-        self.optimizations = [Optimization(objective, config) for objective in system.objectives()]
-        for optimization in self.optimizations:
-            optimization.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.dtype == torch.float16)
-        trained = {id(p) for o in self.optimizations for p in o.parameters}
-        for parameter in system.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        key = partial(training_key, config.seed, config.batch * config.accumulate)
+        self.draws = Draws(system, cases, weights or [1.0] * len(cases), key)
+        self.validation = None
+        if config.validate_every:
+            self.validation = Validation(
+                system,
+                validation,
+                seed=config.seed,
+                items=config.validation_items,
+                batch=config.batch,
+                workers=config.workers,
+                device=self.device,
+            )
+        system.requires_grad_(False)
+        self.optimizations = [Optimization(o, config, self.precision.dtype) for o in system.objectives()]
         self.step, self.cpu_seconds, self.seconds = 0, 0.0, 0.0
 
     def resume(self) -> None:
         """Go back to the run folder's checkpoint if there is one."""
         path = self.run / CHECKPOINT
-        path.with_name(f".{CHECKPOINT}.part").unlink(missing_ok=True)
-        if not path.exists():
-            (self.run / LOG).unlink(missing_ok=True)
-            return
+        if path.exists():
+            self.restore(path)
+        if total([self.step])[0] != world_size() * self.step:
+            raise UserError(f"{path}: not the same for all processes; choose a run folder on a disk that they share")
+        if is_main():
+            path.with_name(f".{CHECKPOINT}.part").unlink(missing_ok=True)
+            forget_after(self.step, self.run / LOG)
+
+    def restore(self, path: Path) -> None:
+        """Go back to a checkpoint."""
         state = load_state(path)
         if state["config"] != self.identity():
             raise UserError(
@@ -237,13 +264,10 @@ class Trainer:
         self.system.load_state_dict(state["system"])
         for optimization in self.optimizations:
             optimization.restore(state["objectives"][optimization.objective.name])
-        lines = (self.run / LOG).read_text().splitlines() if (self.run / LOG).exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-        (self.run / LOG).write_text("".join(f"{line}\n" for line in kept))
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resumption."""
-        free = ("checkpoint_every", "log_every", "workers", "wandb")
+        free = ("checkpoint_every", "log_every", "validate_every", "validation_items", "workers", "wandb")
         train = {key: value for key, value in to_tree(self.config).items() if key not in free}
         return {
             "system": self.system.name,
@@ -266,37 +290,33 @@ class Trainer:
 
     def save_averaged(self) -> None:
         """Write the averaged weights as a saved model."""
-        averages = [o.averages for o in self.optimizations if o.averages]
-        for average in averages:
-            average.swap()
         self.system.provenance["training"] = {
             **to_tree(self.config),
             "cpu_minutes": round(self.cpu_seconds / 60, 1),
             "device": self.device.type,
             "computed_in": f"{self.precision.dtype}".removeprefix("torch."),
         }
-        save_model(self.system, self.run / MODEL, card=self.card(self.system) if self.card else None)
+        with self.averaged():
+            save_model(self.system, self.run / MODEL, card=self.card(self.system) if self.card else None)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averages in the place of the parameters for a while."""
+        averages = [o.averages for o in self.optimizations if o.averages]
+        for average in averages:
+            average.swap()
+        yield
         for average in averages:
             average.swap()
 
-    def batches(self) -> Iterator[list[tuple[Example, list[str]]]]:
-        """Yield, for every step that is left, its batches and their items' keys."""
-        size, parts = self.config.batch, self.config.accumulate
-        indices = range(self.step * size * parts, self.config.steps * size * parts)
-        loader = DataLoader(
-            self.draws,
-            batch_size=size,
-            sampler=indices,
-            num_workers=self.config.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),
-        )
-        step: list[tuple[Example, list[str]]] = []
-        for first, example in zip(indices[::size], loader, strict=True):
-            moved = {name: part.to(self.device, non_blocking=True) for name, part in example.items()}
-            step.append((moved, [self.draws.key(first + i) for i in range(size)]))
-            if len(step) == parts:
+    def batches(self) -> Iterator[list[Batch]]:
+        """Yield, for every step that is left, this process's batches."""
+        firsts = ((step * world_size() + rank()) * self.share for step in range(self.step, self.config.steps))
+        indices = (range(i, i + self.size) for first in firsts for i in range(first, first + self.share, self.size))
+        step: list[Batch] = []
+        for batch in prepared(loader(self.draws, indices, self.config.workers, pin=self.device.type == "cuda")):
+            step.append(batch)
+            if len(step) * self.size == self.share:
                 yield step
                 step = []
 
@@ -306,68 +326,61 @@ class Trainer:
         Raises:
             UserError: A loss is not finite, or the run folder can't be written.
         """
-        self.run.mkdir(parents=True, exist_ok=True)
+        if is_main():
+            self.run.mkdir(parents=True, exist_ok=True)
         self.resume()
-        tracker = Tracker(self.config, self.run)
+        tracker = Tracker(self.run, self.config.wandb, to_tree(self.config)) if is_main() else None
         sums: dict[str, list[Tensor]] = {}
-        cpu, wall = time.process_time() - self.cpu_seconds, time.monotonic() - self.seconds
-        for batches in self.batches():
-            for optimization in self.optimizations:
-                if optimization.objective.due(self.step):
-                    for name, term in optimization.update(batches, self.step).items():
-                        sums.setdefault(name, []).append(term)
+        spent, cpu, wall = self.cpu_seconds, time.process_time(), time.monotonic() - self.seconds
+        for batches in moved_ahead(self.batches(), self.device):
+            for name, term in self.update(batches).items():
+                sums.setdefault(name, []).append(term)
             self.step += 1
-            self.cpu_seconds, self.seconds = time.process_time() - cpu, time.monotonic() - wall
-            last = self.step == self.config.steps
-            if last or self.step % self.config.log_every == 0:
-                report = self.report(sums)
-                tracker.write(report)
-                sums = {}
+            validated, logged, saved = (
+                self.due(getattr(self.config, f"{k}_every")) for k in ("validate", "log", "checkpoint")
+            )
+            if not (validated or logged or saved):
+                continue
+            validation = self.validate() if validated else {}
+            self.seconds = time.monotonic() - wall
+            self.cpu_seconds = spent + total([time.process_time() - cpu])[0]
+            if logged or validated:
+                report, sums = self.report(sums, validation), {}
+                if tracker:
+                    tracker.write(report)
                 yield report
-            if last or self.step % self.config.checkpoint_every == 0:
+            if saved and is_main():
                 self.save()
-        self.save_averaged()
-        tracker.close()
+        if tracker:
+            self.save_averaged()
+            tracker.close()
 
-    def report(self, sums: dict[str, list[Tensor]]) -> Report:
+    def due(self, every: int) -> bool:
+        """Tell whether what happens so often, and at the last step, happens now."""
+        return every > 0 and (self.step == self.config.steps or self.step % every == 0)
+
+    def update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Train each objective that is due by one step; the parameters of the others are held still meanwhile."""
+        means: dict[str, Tensor] = {}
+        for optimization in self.optimizations:
+            if optimization.objective.due(self.step):
+                self.system.requires_grad_(False)
+                optimization.require_gradients(True)
+                means |= optimization.update(batches, self.step)
+        return means
+
+    def validate(self) -> dict[str, float]:
+        """Return what the averaged weights reach on the validation items."""
+        with self.averaged():
+            return self.validation.terms([o.objective for o in self.optimizations]) if self.validation else {}
+
+    def report(self, sums: dict[str, list[Tensor]], validation: dict[str, float]) -> Report:
         """Return the line of the log for the steps since the last one."""
-        means = {name: float(torch.stack(terms).mean()) for name, terms in sums.items()}
+        own = torch.stack([torch.stack(terms).mean() for terms in sums.values()]).tolist() if sums else []
+        means = {name: value / world_size() for name, value in zip(sums, total(own), strict=True)} | validation
         if odd := [name for name, value in means.items() if not math.isfinite(value)]:
             raise UserError(
                 f"training: {odd[0]} is not finite at step {self.step}; lower train.lr, or train.precision=fp32"
             )
         times = {"seconds": round(self.seconds, 2), "cpu_seconds": round(self.cpu_seconds, 2)}
         return Report(step=self.step, **times, lr=self.config.rate(self.step - 1), **means)
-
-
-class Tracker:
-    """Writes reports to ``log.jsonl`` and, where asked for, to wandb."""
-
-    def __init__(self, config: TrainConfig, run: Path) -> None:
-        self.path = run / LOG
-        self.wandb: Any = None
-        if config.wandb != "disabled":
-            try:
-                import wandb
-            except ImportError:
-                raise UserError("train.wandb: wandb is not installed; pip install 'gen3d[wandb]'") from None
-            self.wandb = wandb.init(
-                project="gen3d", name=run.name, dir=run, mode=config.wandb, config=to_tree(config), resume="allow"
-            )
-
-    def write(self, report: Report) -> None:
-        """Add one line."""
-        try:
-            with open(self.path, "a") as stream:
-                stream.write(json.dumps(report) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: can't be written ({error.strerror}); the last checkpoint is untouched"
-            ) from None
-        if self.wandb:
-            self.wandb.log(dict(report), step=int(report["step"]))
-
-    def close(self) -> None:
-        """End the tracking."""
-        if self.wandb:
-            self.wandb.finish()

@@ -49,6 +49,15 @@ def is_test(dataset: str, name: str, splits: Path = SPLITS) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % int(rule["hash"]) == 0
 
 
+def is_validation(patient: str, share: float) -> bool:
+    """Say whether a patient belongs to the ``share`` that is kept out of training for validation.
+
+    The first 8 bytes of SHA-256 of the name, as a fraction of their range, are below the share: whoever else is there
+    changes nothing, and a larger share keeps the patients of a smaller one.
+    """
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") < share * 2**64
+
+
 def split_by_patient(items: Sequence[Item], fraction: float, seed: int = 0) -> tuple[list[Item], list[Item]]:
     """Split into (training, test) so that nobody is in both: about ``fraction`` of the patients are tested on.
 

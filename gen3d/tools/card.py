@@ -30,7 +30,8 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         "",
         "## Trained on",
         f"{facts.get('patients', 0)} patients ({facts.get('cases', 0)} scans or studies) "
-        f"and {facts.get('phantoms', 0)} simulated brains.",
+        f"and {facts.get('phantoms', 0)} simulated brains; "
+        f"{len(facts.get('validation', []))} patients were kept out for validation.",
         "A demonstration: train on your own data before you rely on anything.",
         "",
         *[f"- {licence}" for licence in licences],

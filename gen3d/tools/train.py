@@ -1,7 +1,8 @@
 """``gen3d train``: from a configuration file to a saved model."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import yaml
 
+from gen3d.core import distributed
 from gen3d.core.checkpoint import load_component
 from gen3d.core.config import build, read_yaml, to_tree
 from gen3d.core.error import UsageError, UserError
@@ -19,7 +21,7 @@ from gen3d.core.system import System
 from gen3d.core.training import MODEL, TrainConfig, Trainer
 from gen3d.core.volume import Prepared, Triple
 from gen3d.data import cache
-from gen3d.data.splits import is_test
+from gen3d.data.splits import is_test, is_validation
 from gen3d.systems import find_model, system_class
 from gen3d.tools.card import model_card
 from gen3d.tools.progress import progress_bar
@@ -70,6 +72,8 @@ class DataConfig:
         phantoms: Simulated ones.
         hold_out: Names of cases to leave out besides the test cases.
         use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.
+        validation: Share of the patients, simulated ones too, that is kept out for validation, chosen by SHA-256 of the
+            patient's name.
         cache: Where prepared cases are kept between runs.
         prepared: A cache made elsewhere with the same configuration; all its cases are trained on, each as often as the
             others, and nothing else is read. For machines that have torch and little more.
@@ -79,8 +83,13 @@ class DataConfig:
     phantoms: Phantoms = Phantoms()
     hold_out: tuple[str, ...] = ()
     use_test_cases: bool = False
+    validation: float = 0.0
     cache: str = "runs/cache"
     prepared: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation: {self.validation}; expected a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -122,33 +131,48 @@ def run_training(
     """Train what a configuration file says and return the folder of the saved model.
 
     A run folder that holds a checkpoint is resumed. ``dry_run`` builds everything, prints what would be done, and
-    trains nothing.
+    trains nothing. Started by torchrun, all its processes train the one model, and the first one writes and prints.
 
     Raises:
         UserError: Whatever keeps the run from starting or going on, in one line.
     """
     from gen3d.tools.sampling import choose_device
 
-    experiment = read_experiment(config, overrides)
-    run = Path(out) if out else Path("runs") / Path(config).stem
-    cases, weights = gather(experiment)
-    system = make_system(experiment, cases)
-    chosen = choose_device(device)
-    trainer = Trainer(
-        system, cases, experiment.train, run, device=chosen, weights=weights, card=partial(model_card, run=run)
-    )
-    print(summary(experiment, system, cases, trainer, run))
-    if dry_run:
-        return run / MODEL
-    write_resolved(experiment, system, run)
-    with progress_bar("training", experiment.train.steps) as advance:
-        for report in trainer.train():
-            losses = {name: value for name, value in report.items() if "/" in name}
-            advance(
-                int(report["step"]), " ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in losses.items())
-            )
-    print(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
+    with distributed.told_once():
+        own = distributed.own_device(choose_device(device))
+        experiment = read_experiment(config, overrides)
+        run = Path(out) if out else Path("runs") / Path(config).stem
+        with distributed.main_first("cases"):
+            cases, weights = gather(experiment)
+        distributed.join(own)
+        cases, weights, validation = keep_out(cases, weights, experiment.data.validation)
+        system = make_system(experiment, cases, validation)
+        card = partial(model_card, run=run)
+        trainer = Trainer(
+            system, cases, experiment.train, run, device=own, weights=weights, validation=validation, card=card
+        )
+        say(summary(experiment, system, cases, trainer, run))
+        if dry_run:
+            return run / MODEL
+        if distributed.is_main():
+            write_resolved(experiment, system, run)
+        with shown_progress("training", experiment.train.steps) as advance:
+            for report in trainer.train():
+                losses = {name.rpartition("/")[2]: value for name, value in report.items() if name.count("/") == 1}
+                advance(int(report["step"]), " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+        say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
     return run / MODEL
+
+
+def say(words: str) -> None:
+    """Print a line, once for all processes."""
+    if distributed.is_main():
+        print(words)
+
+
+def shown_progress(what: str, count: int) -> AbstractContextManager[Callable[[int, str], None]]:
+    """Show a progress bar, one for all processes."""
+    return progress_bar(what, count) if distributed.is_main() else nullcontext(lambda done, words: None)
 
 
 def write_resolved(experiment: Experiment, system: System, run: Path) -> None:
@@ -161,7 +185,7 @@ def write_resolved(experiment: Experiment, system: System, run: Path) -> None:
         raise UserError(f"{run}: can't be written ({error.strerror}); choose another -o") from None
 
 
-def make_system(experiment: Experiment, cases: Sequence[Prepared]) -> System:
+def make_system(experiment: Experiment, cases: Sequence[Prepared], validation: Sequence[Prepared] = ()) -> System:
     """Build the system, let it measure the training set, and start from ``init`` if there is one."""
     kind = system_class(experiment.system)
     with torch.random.fork_rng(devices=[]):
@@ -171,12 +195,12 @@ def make_system(experiment: Experiment, cases: Sequence[Prepared]) -> System:
         folder = find_model(experiment.init)
         for name in kind.components:
             load_component(getattr(system, name), folder / name)
-    system.provenance = provenance(experiment, cases)
+    system.provenance = provenance(experiment, cases, validation)
     return system
 
 
 def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
-    """Prepare every training case, through the cache, and return them with the weight of each."""
+    """Prepare every case, through the cache, and return them with the weight of each."""
     data = experiment.data
     if data.prepared:
         cases = cache.load(Path(data.prepared))
@@ -203,7 +227,7 @@ def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
     cases = []
     weights: list[float] = []
     everything: list[tuple[float, Mapping[str, list[Path]]]] = [*groups, (data.phantoms.weight, phantoms)]
-    with progress_bar("preparing", sum(len(sources) for _, sources in everything)) as advance:
+    with shown_progress("preparing", sum(len(sources) for _, sources in everything)) as advance:
         for weight, sources in everything:
             for key, files in sources.items():
                 cases += cache.refresh({key: files}, Path(data.cache), settings, make)
@@ -214,6 +238,26 @@ def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
             "data: no training cases; expected data.sources with cases in them, or data.phantoms.count above 0"
         )
     return cases, weights
+
+
+def keep_out(
+    cases: Sequence[Prepared], weights: Sequence[float], share: float
+) -> tuple[list[Prepared], list[float], list[Prepared]]:
+    """Return the cases to train on, the weight of each, and the cases of the patients kept out for validation.
+
+    Raises:
+        UserError: One side is empty.
+    """
+    pairs = list(zip(cases, weights, strict=True))
+    training = [pair for pair in pairs if not is_validation(pair[0].patient, share)]
+    validation = [case for case in cases if is_validation(case.patient, share)]
+    if share and not (training and validation):
+        side = "validation" if training else "training"
+        raise UserError(
+            f"data.validation: {share} of {len({case.patient for case in cases})} patients leaves none for {side}; "
+            "choose another share, or add patients"
+        )
+    return [case for case, _ in training], [weight for _, weight in training], validation
 
 
 def preparation(experiment: Experiment, system: System) -> tuple[object, ...]:
@@ -242,7 +286,9 @@ def phantom_seeds(phantoms: Phantoms) -> range:
     return range(phantoms.first_seed, phantoms.first_seed + phantoms.count)
 
 
-def provenance(experiment: Experiment, cases: Sequence[Prepared]) -> dict[str, Any]:
+def provenance(
+    experiment: Experiment, cases: Sequence[Prepared], validation: Sequence[Prepared] = ()
+) -> dict[str, Any]:
     """Return what a model card must say about the training data, and the model's training envelope."""
     simulated = [case for case in cases if case.patient.startswith("BraTS-PHA-")]
     real = [case for case in cases if case not in simulated]
@@ -252,6 +298,7 @@ def provenance(experiment: Experiment, cases: Sequence[Prepared]) -> dict[str, A
         "cases": len(real),
         "phantoms": len(simulated),
         "names": sorted(case.name for case in real),
+        "validation": sorted({case.patient for case in validation}),
         "sources": [
             {"name": source.dataset or Path(source.path).name, "licence": source.licence}
             for source in experiment.data.sources
@@ -273,8 +320,9 @@ def summary(experiment: Experiment, system: System, cases: Sequence[Prepared], t
     facts = system.provenance
     return (
         f"{experiment.system}: {parameters / 1e6:.2f} M parameters, {len(cases)} cases "
-        f"({facts['patients']} patients, {facts['phantoms']} phantoms), {experiment.train.steps} steps of "
-        f"{experiment.train.batch * experiment.train.accumulate}, on {trainer.device} in {trainer.precision.dtype} "
+        f"({facts['patients']} patients, {facts['phantoms']} phantoms; {len(facts['validation'])} for validation), "
+        f"{experiment.train.steps} steps of {experiment.train.batch * experiment.train.accumulate}, "
+        f"on {distributed.world_size()} x {trainer.device.type} in {trainer.precision.dtype} "
         f"({trainer.precision.reason}), into {run}"
     )
 

@@ -1,0 +1,65 @@
+"""The log of a training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gen3d.core.error import UserError
+
+LOG = "log.jsonl"
+
+
+class Report(dict[str, float]):
+    """One line of the log.
+
+    ``step``, ``seconds`` on the clock, ``cpu_seconds`` summed over the training processes (workers that prepare
+    examples are not counted), ``lr``, the mean of each ``objective/term`` over all items since the line before, and
+    after a validation ``validation/objective/term``.
+    """
+
+
+def forget_after(step: int, path: Path) -> None:
+    """Remove from a log what a resumed training will write again, and a line cut short."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept))
+
+
+class Tracker:
+    """Writes reports to ``log.jsonl`` and, where asked for, to wandb.
+
+    Args:
+        run: The run folder.
+        mode: ``disabled``, ``offline`` or ``online``, for wandb.
+        config: What wandb shows of the configuration.
+
+    Raises:
+        UserError: wandb is asked for and not installed.
+    """
+
+    def __init__(self, run: Path, mode: str, config: Any) -> None:
+        self.path = run / LOG
+        self.wandb: Any = None
+        if mode != "disabled":
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("train.wandb: wandb is not installed; pip install 'gen3d[wandb]'") from None
+            self.wandb = wandb.init(project="gen3d", name=run.name, dir=run, mode=mode, config=config, resume="allow")
+
+    def write(self, report: Report) -> None:
+        """Add one line."""
+        try:
+            with open(self.path, "a") as stream:
+                stream.write(json.dumps(report) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: can't be written ({error.strerror}); the last checkpoint is untouched"
+            ) from None
+        if self.wandb:
+            self.wandb.log(dict(report), step=int(report["step"]))
+
+    def close(self) -> None:
+        """End the tracking."""
+        if self.wandb:
+            self.wandb.finish()

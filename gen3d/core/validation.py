@@ -1,0 +1,69 @@
+"""Validation: the losses over items of patients that are not trained on, the same items every time."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gen3d.core.distributed import rank, total, world_size
+from gen3d.core.draws import Draws, loader, moved, prepared, validation_key
+from gen3d.core.error import UsageError
+from gen3d.core.system import Objective, System
+from gen3d.core.volume import Prepared
+
+
+class Validation:
+    """Fixed items, drawn alike from the cases by their keys ``seed/validation/i`` and shared by all processes.
+
+    Args:
+        system: Whose losses.
+        cases: Where the items are drawn from.
+        seed: Of the training.
+        items: How many.
+        batch: Items in one forward pass.
+        workers: Processes that prepare them.
+        device: Where networks compute.
+
+    Raises:
+        UsageError: There are no cases, or fewer items than processes.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        cases: Sequence[Prepared],
+        *,
+        seed: int,
+        items: int,
+        batch: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        if not cases:
+            raise UsageError("train.validate_every: no cases to validate on; set data.validation, such as 0.1")
+        if items < world_size():
+            raise UsageError(f"train.validation_items: {items}; expected at least one for each process, {world_size()}")
+        self.system, self.items, self.device = system, items, device
+        own = range(rank(), items, world_size())
+        draws = Draws(system, cases, [1.0] * len(cases), partial(validation_key, seed))
+        batches = [own[i : i + batch] for i in range(0, len(own), batch)]
+        self.loader = loader(draws, batches, workers, pin=device.type == "cuda")
+
+    def terms(self, objectives: Sequence[Objective]) -> dict[str, float]:
+        """Return the mean of each ``validation/objective/term``, the same on every process.
+
+        Losses are asked in eval mode, while no parameter requires a gradient; those that differentiate with respect to
+        their input still can.
+        """
+        sums: dict[str, Tensor] = {}
+        self.system.eval().requires_grad_(False)
+        for batch in prepared(self.loader):
+            example, keys = moved(batch, self.device)
+            for objective in objectives:
+                for term, value in objective.loss(example, keys).items():
+                    name = f"validation/{objective.name}/{term}"
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + len(keys) * value.detach()
+        self.system.train()
+        totals = total(torch.stack(list(sums.values())).tolist())
+        return {name: value / self.items for name, value in zip(sums, totals, strict=True)}
