@@ -114,7 +114,8 @@ class Change:
         table = np.float32(self.noise[contrast]) * NORMAL
         grain = np.empty(voxels.shape[1:], dtype=np.float32)
         for slab in voxels:
-            np.take(table, rng.integers(2**16, size=slab.shape, dtype=np.uint16), out=grain, mode="clip")
+            bits = rng.bit_generator.random_raw(-(-slab.size // 4)).view(np.uint16)[: slab.size]
+            np.take(table, bits.reshape(slab.shape), out=grain, mode="clip")
             slab += grain
 
     def mixed(self, voxels: np.ndarray, given: np.ndarray) -> np.ndarray:

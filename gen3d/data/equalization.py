@@ -49,7 +49,7 @@ def above_floor(voxels: Tensor, prepared: Prepared) -> Tensor:
     inside = np.zeros((2, *voxels.shape[1:]), dtype=bool)
     for v, floor, present in zip(voxels.numpy(), floors(prepared), prepared.present, strict=True):
         if present:
-            tabulated(partial(np.less, floor + 1e-3), v, out=inside[1])
+            _above(v, floor + 1e-3, out=inside[1])
             inside[0] |= inside[1]
     return torch.from_numpy(inside[0])
 
@@ -70,6 +70,20 @@ def tabulated(curve: Curve, voxels: np.ndarray, out: np.ndarray) -> None:
     # by slabs, since numpy widens the indices to 64 bits; "clip", since the other modes write through a copy
     for slab, bits in zip(out, voxels.view(np.uint16), strict=True):
         np.take(table, bits, out=slab, mode="clip")
+
+
+def _above(voxels: np.ndarray, level: np.float32, out: np.ndarray) -> None:
+    if voxels.dtype != np.float16:
+        np.greater(voxels, level, out=out)
+        return
+    limit = np.float16(level)
+    if limit > level:
+        limit = np.nextafter(limit, np.float16(-np.inf))
+    # numbers of one sign are ordered as their bits are, by magnitude; numpy compares integers 20 times as fast
+    if level < 0:
+        np.less(voxels.view(np.uint16), limit.view(np.uint16), out=out)
+    else:
+        np.greater(voxels.view(np.int16), limit.view(np.int16), out=out)
 
 
 def _ranked(voxels: np.ndarray, floor: np.float32, quantiles: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from gen3d.core.volume import Prepared, Scale
 from gen3d.data import cache
 from gen3d.data.augmentation import Augmentation, Change
-from gen3d.data.equalization import HALVES, Measured, curves, knots, tabulated
+from gen3d.data.equalization import HALVES, Measured, above_floor, curves, knots, tabulated
 from gen3d.nn.unet import UNetConfig
 from gen3d.spaces.wavelet import Wavelet
 from gen3d.wavelet.completion import Completion, CompletionConfig
@@ -87,6 +87,16 @@ def test_a_table_equals_the_curve_for_every_float16(curve: Callable[[np.ndarray]
     out = np.empty_like(expected)
     tabulated(curve, halves, out)
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("floor", [-1.5, -0.25, -1e-3, -2e-4, 0.0, 0.37])
+def test_the_brain_is_found_the_same_in_float16(floor: float) -> None:
+    finite = HALVES[np.isfinite(HALVES)]
+    case = replace(brain(), voxels=finite.astype(np.float16).reshape(1, 8, 62, -1), present=np.ones(1, dtype=bool))
+    case = replace(case, scales=(Scale(1.0, floor, 0.0, 1.0),))
+    level = np.float32(np.float16(floor)) + np.float32(1e-3)
+    got = above_floor(torch.from_numpy(case.voxels), case).numpy().ravel()
+    np.testing.assert_array_equal(got, finite > level)
 
 
 @pytest.mark.parametrize("equalize", [True, False])
