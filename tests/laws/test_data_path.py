@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from gen3d.core.volume import Prepared, Scale
 from gen3d.data import cache
@@ -140,6 +141,22 @@ def test_flipped_examples_are_the_others_mirrored(axes: str, stored: Prepared) -
     for name in ("voxels", "known", "weight"):
         assert torch.equal(straight[name].flip(axis), mirrored[name]), name
         assert not torch.equal(straight[name], mirrored[name]), name
+
+
+class Keyed(Dataset[dict[str, Any]]):
+    def __init__(self, system: Completion, case: Prepared) -> None:
+        self.system, self.case = system, case
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.system.example(self.case, f"0/{index}/0")
+
+
+def test_any_worker_makes_the_same_example_of_a_key(stored: Prepared) -> None:
+    draws = Keyed(completion(), stored)
+    loader = DataLoader(draws, batch_size=None, sampler=range(6), num_workers=2, generator=torch.Generator())
+    for index, example in enumerate(loader):
+        for name, part in draws[index].items():
+            assert torch.equal(part, example[name]), (index, name)
 
 
 def test_noise_is_white_and_as_strong_as_drawn() -> None:
