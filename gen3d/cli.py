@@ -87,6 +87,32 @@ def train(
 
 
 @app.command()
+def plan(
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value ..., such as train.batch=4", show_default=False)
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="Memory of the GPU to train on.")] = "12GB",
+    measure: Annotated[bool, typer.Option("--measure", help="Time training steps on this machine too.")] = False,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Say what of a configuration fits a GPU, with which settings, and how long it would train."""
+    from gen3d.tools.plan import described, measured_step, parse_memory
+    from gen3d.tools.plan import plan as run
+    from gen3d.tools.train import packaged_config
+
+    memory = parse_memory(gpu)
+    experiment, choice = run(packaged_config(config), overrides or [], memory=memory)
+    seconds = measured_step(experiment, choice, device) if measure else None
+    print("\n".join(described(experiment, choice, memory, seconds)))
+    if not choice.fits:
+        raise UserError(f"nothing of {config} fits {gpu}; the thriftiest way takes {choice.step.memory / 1e9:.1f} GB")
+
+
+@app.command()
 def synthesize(
     source: Annotated[
         Path, typer.Option("-i", "--input", help="A case folder, or a folder of them.", show_default=False)
@@ -115,8 +141,8 @@ def synthesize(
     debug: Debug = False,
 ) -> None:
     """Fill in the missing contrasts of a case, on its own grid, into OUT/CASE/."""
-    from gen3d.tools.plan import Plan
     from gen3d.tools.progress import progress_bar
+    from gen3d.tools.request import Plan
     from gen3d.tools.synthesize import synthesize as run
 
     def done(plan: Plan, paths: list[Path]) -> None:

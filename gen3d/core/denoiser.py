@@ -56,6 +56,13 @@ def replay(module: nn.Module) -> None:
             part.replayed = Replayed(part.network)
 
 
+def compile_networks(module: nn.Module) -> None:
+    """Let every denoiser inside ``module`` compile its network at the first call of each shape."""
+    for part in module.modules():
+        if isinstance(part, Denoiser):
+            part.network.compile()
+
+
 def pad_to_stride(x: Tensor, stride: int) -> Tensor:
     """Lengthen every axis longer than 1 to a multiple of ``stride`` by repeating its last element."""
     widths: list[int] = []

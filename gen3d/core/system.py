@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gen3d.core.condition import Condition
 from gen3d.core.randomness import Key
-from gen3d.core.volume import Case, Prepared
+from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise
 
 Example = dict[str, Any]  # tensors with a leading batch axis, and for whole volumes what leads back to the case
@@ -74,6 +74,11 @@ class System(nn.Module):
         super().__init__()
         self.config = config
         self.provenance: dict[str, Any] = {}
+
+    @property
+    def training_size(self) -> Triple:
+        """Voxels of a training example, (X, Y, Z)."""
+        raise NotImplementedError
 
     def measure(self, cases: Sequence[Prepared]) -> "System":
         """Return the system with what it must know of the training set, such as subband statistics."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gen3d.core.checkpoint import load_state, save_model, save_state
 from gen3d.core.config import to_tree
+from gen3d.core.denoiser import compile_networks
 from gen3d.core.distributed import is_main, rank, shared, total, world_size
 from gen3d.core.draws import Batch, Draws, loader, moved_ahead, prepared, training_key
 from gen3d.core.error import UserError
-from gen3d.core.precision import choose_precision, use_precision
+from gen3d.core.footprint import fewest_levels
+from gen3d.core.precision import Precision, choose_precision, use_precision
 from gen3d.core.randomness import Key
 from gen3d.core.system import Example, Objective, System
 from gen3d.core.tracking import LOG, Report, Tracker, forget_after
 from gen3d.core.validation import Validation
 from gen3d.core.volume import Prepared
+from gen3d.nn.recompute import recompute
 
 CHECKPOINT, MODEL = "checkpoint.pt", "model"
 
@@ -45,6 +49,9 @@ class TrainConfig:
         ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for
             no averaging.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs it was measured not to pay.
+        recompute: How many of the finest levels are computed again in the backward pass instead of kept; ``auto``
+            takes as many as the GPU's memory asks for, none on CPUs.
         checkpoint_every: Steps between checkpoints; the last step always has one.
         log_every: Steps between lines of the log.
         validate_every: Steps between validations; the last step always has one. 0 for none.
@@ -65,6 +72,8 @@ class TrainConfig:
     clip: float | None = 1.0
     ema: float = 0.999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "yes", "no"] = "auto"
+    recompute: int | Literal["auto"] = "auto"
     checkpoint_every: int = 500
     log_every: int = 10
     validate_every: int = 0
@@ -78,6 +87,24 @@ class TrainConfig:
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         fall = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.schedule == "cosine" else 1.0
         return self.lr * rise * fall
+
+
+def make_ready(system: System, config: TrainConfig, device: torch.device, example: Callable[[], Example]) -> Precision:
+    """Bring a system to where and how it trains: number format, levels computed again, compiled networks."""
+    precision = choose_precision(device, config.precision)
+    levels = config.recompute
+    if levels == "auto":
+        levels = 0
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            batch = shared(config.batch * config.accumulate, config.batch)[1]
+            levels = fewest_levels(system, example(), precision.dtype, batch=batch, ema=config.ema > 0, budget=free)
+    system.to(device).train()
+    use_precision(system, precision.dtype)
+    recompute(system, levels)
+    if config.compile == "yes" or (config.compile == "auto" and device.type == "cuda" and find_spec("triton")):
+        compile_networks(system)
+    return precision
 
 
 class Averages:
@@ -222,11 +249,9 @@ class Trainer:
         self.system, self.config, self.run, self.card = system, config, Path(run), card
         self.device = torch.device(device)
         self.share, self.size = shared(config.batch * config.accumulate, config.batch)
-        self.precision = choose_precision(self.device, config.precision)
-        system.to(self.device).train()
-        use_precision(system, self.precision.dtype)
         key = partial(training_key, config.seed, config.batch * config.accumulate)
         self.draws = Draws(system, cases, weights or [1.0] * len(cases), key)
+        self.precision = make_ready(system, config, self.device, lambda: self.draws[0][0])
         self.validation = None
         if config.validate_every:
             self.validation = Validation(
@@ -267,7 +292,10 @@ class Trainer:
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resumption."""
-        free = ("checkpoint_every", "log_every", "validate_every", "validation_items", "workers", "wandb")
+        free = (
+            *("checkpoint_every", "log_every", "validate_every", "validation_items", "workers", "wandb"),
+            *("compile", "recompute"),
+        )
         train = {key: value for key, value in to_tree(self.config).items() if key not in free}
         return {
             "system": self.system.name,

@@ -1,136 +1,186 @@
-"""What is asked of a model, and what that means for one case: which contrasts, which files, where."""
+"""``gen3d plan``: what of a configuration fits a GPU, and how long it will take."""
 
-from collections.abc import Iterable
+import re
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from gen3d.core.config import build
+from gen3d.core.draws import collate
 from gen3d.core.error import UsageError
+from gen3d.core.footprint import Footprint, blank_example, footprints, sampling_memory
+from gen3d.core.precision import choose_precision
 from gen3d.core.system import System
-from gen3d.core.volume import Case, Volume
-from gen3d.data.layout import canonical, read_case
-from gen3d.data.nifti import without_ending
-from gen3d.tools.delivery import forbid_beside, protect
-from gen3d.tools.record import sidecar
-from gen3d.tools.sampling import Mode
+from gen3d.core.training import Optimization, TrainConfig, make_ready
+from gen3d.systems import system_class
+from gen3d.tools.sampling import choose_device
+from gen3d.tools.train import Experiment, read_experiment
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked of a model.
+class Rate:
+    """FLOP a second that a device reaches in training steps of at least so many, and where that is from."""
 
-    Attributes:
-        missing: Exactly what is written, and hidden where it is there; None: what the model knows and the case lacks.
-        mode: ``mean``: the expected image, one network call; ``sample``: plausible ones.
-        samples: How many of these.
-        seed: Of the samples; the expected image has none.
-        like: A scan whose grey scale is taken.
-    """
+    device: str
+    flops: float
+    least: float
+    source: str
 
-    missing: tuple[str, ...] | None = None
-    mode: Mode = "mean"
-    samples: int = 1
-    seed: int = 0
-    like: Volume | None = None
+
+RATES = (
+    Rate("A100 40 GB, TF32, published code", 44e12, 1e12, "0.72 s a step of 10 at 128 cubed, pfriedri/wdm-3d issue 5"),
+)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What will be made of one case.
+class Choice:
+    """A way to train that fits, or the thriftiest there is."""
 
-    Attributes:
-        source: Where the case was read.
-        folder: Where its results go.
-        case: The case without what is hidden.
-        missing: The contrasts to write.
-        hidden: Those of them that the case has.
-        warnings: In which way the case is unlike what the model was trained on.
-    """
-
-    source: Path
-    folder: Path
-    case: Case
-    missing: tuple[str, ...]
-    hidden: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    fits: bool
+    batch: int
+    accumulate: int
+    size: tuple[int, int, int]
+    whole: bool
+    precision: str
+    step: Footprint
+    sampling: int
 
     @property
-    def preview(self) -> str:
-        """File name of the picture."""
-        return f"{without_ending(Path(self.case.output_name('preview')))}.png"
-
-    def name(self, contrast: str, suffix: str = "") -> str:
-        """Return the file name of a result in the case's own naming."""
-        whole = Path(self.case.output_name(contrast))
-        stem = without_ending(whole)
-        return f"{stem}{suffix}{whole.name[len(stem) :]}"
-
-    def names(self, request: Request) -> list[str]:
-        """Return the file names of everything that will be written."""
-        scans = [self.name(contrast, suffix) for contrast in self.missing for suffix in suffixes(request)]
-        return [*scans, *(sidecar(Path(scan)).name for scan in scans), self.preview]
+    def flop(self) -> float:
+        """Floating-point operations of one optimizer step."""
+        return self.step.flop * self.accumulate
 
 
-def suffixes(request: Request) -> list[str]:
-    """Return what follows the contrast in each result's name."""
-    if request.mode == "mean" or request.samples == 1:
-        return [""]
-    return ["", "_std", *(sample_suffix(index) for index in range(request.samples))]
-
-
-def sample_suffix(index: int) -> str:
-    """Return what follows the contrast in a sample's name, counted from 1."""
-    return f"_sample-{index + 1:02d}"
-
-
-def known(name: str, system: System) -> str:
-    """Return a contrast's canonical name; a name that the model itself uses is one."""
-    return name if name in system.config.contrasts else canonical(name)
-
-
-def place_of(case: Path, source: Path, out: Path) -> Path:
-    """Return the folder of a case's results: its own name, or its path below a folder of cases."""
-    below = case.resolve().name if case == source else str(case.relative_to(source))
-    if case.is_file():
-        below = without_ending(case)
-    return out / below
-
-
-def make_plan(source: Path, folder: Path, system: System, request: Request) -> Plan:
-    """Read a case and settle what is made of it.
+def parse_memory(asked: str) -> float:
+    """Read ``12GB``, ``12 GiB`` or ``12`` as bytes.
 
     Raises:
-        UserError: The case can't be read, the model can't serve it, or its results would touch other people's files.
+        UsageError: It is none of these.
     """
-    forbid_beside(folder, source)
-    whole = read_case(source, with_lesion=False)
-    missing = request.missing if request.missing is not None else absent(whole, system)
-    given = {name: v for name, v in whole.volumes.items() if name not in missing and name in system.config.contrasts}
-    hidden = tuple(name for name in missing if name in whole.volumes)
-    plan = Plan(source, folder, replace(whole, volumes=given), missing, hidden, departures(given.values(), system))
-    if missing or not given:
-        system.accept(list(given), list(missing))
-    if request.like is not None and len(missing) > 1:
-        several = ", ".join(missing)
-        raise UsageError(f"--like gives one grey scale, but {several} would be written; name one with --missing")
-    if missing:
-        protect(folder, plan.names(request))
-    return plan
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|)\s*", asked, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UsageError(f"--gpu '{asked}': expected gigabytes, such as 12GB")
+    return float(found[1]) * (2**30 if found[2].lower() == "gib" else 1e9)
 
 
-def departures(volumes: Iterable[Volume], system: System) -> tuple[str, ...]:
-    """Say in which way scans are unlike those that the model was trained on, by its ``provenance["envelope"]``."""
-    low, high = system.provenance.get("envelope", {}).get("spacing_mm", (None, None))
-    first = next(iter(volumes), None)
-    if low is None or high is None or first is None:
-        return ()
-    finest, coarsest = min(low), max(high)
-    if min(first.spacing) >= 0.75 * finest and max(first.spacing) <= 1.33 * coarsest:
-        return ()
-    own = " x ".join(f"{mm:.3g}" for mm in first.spacing)
-    return (f"voxels of {own} mm; the model was trained on {finest:.3g} to {coarsest:.3g} mm: expect less",)
+def plan(config: Path, overrides: Sequence[str] = (), *, memory: float) -> tuple[Experiment, Choice]:
+    """Find how a configuration trains within ``memory`` bytes: the least computed again, then the largest batch.
+
+    A system that learns from patches gets smaller ones where nothing else fits.
+
+    Raises:
+        UsageError: The configuration says something unknown.
+    """
+    experiment = read_experiment(config, overrides)
+    thriftiest: Choice | None = None
+    for system, whole in systems(experiment):
+        found = choose(system, experiment.train, memory, whole=whole)
+        if found.fits:
+            return experiment, found
+        thriftiest = found
+    assert thriftiest is not None
+    return experiment, thriftiest
 
 
-def absent(case: Case, system: System) -> tuple[str, ...]:
-    """Return what the model can make and the case lacks."""
-    targets = getattr(system.config, "targets", None) or system.config.contrasts
-    return tuple(name for name in targets if name not in case.volumes)
+def systems(experiment: Experiment) -> Iterator[tuple[System, bool]]:
+    """Yield the system as configured, without weights, then with ever smaller patches where it learns from patches."""
+    kind = system_class(experiment.system)
+    config, whole = build(kind.Config, experiment.model, "model"), True
+    while True:
+        with torch.device("meta"):
+            system = kind(config)
+        yield system, whole
+        if not hasattr(config, "patch") or min(config.patch) < 64:
+            return
+        config, whole = replace(config, patch=tuple(max(32, n * 3 // 4 // 16 * 16) for n in config.patch)), False
+
+
+def choose(system: System, train: TrainConfig, memory: float, *, whole: bool) -> Choice:
+    """Return what fits, with the fewest levels computed again and then the largest batch; or the thriftiest."""
+    precision = "bf16" if train.precision == "auto" else train.precision
+    dtype = choose_precision("cpu", precision).dtype
+    example = blank_example(system)
+    items = train.batch * train.accumulate
+    batches = [n for n in range(train.batch, 0, -1) if items % n == 0]
+    found = {n: list(footprints(system, example, dtype, batch=n, ema=train.ema > 0)) for n in {batches[0], batches[-1]}}
+    steps = [
+        (n, between(found[batches[-1]][level], found[batches[0]][level], n, batches[0]))
+        for level in range(len(found[batches[0]]))
+        for n in batches
+    ]
+    batch, step = next(((n, s) for n, s in steps if s.memory <= memory), min(steps, key=lambda pair: pair[1].memory))
+    x, y, z = system.training_size
+    return Choice(
+        fits=step.memory <= memory,
+        batch=batch,
+        accumulate=items // batch,
+        size=(x, y, z),
+        whole=whole,
+        precision=precision,
+        step=step,
+        sampling=sampling_memory(system, example, torch.bfloat16),
+    )
+
+
+def between(one: Footprint, most: Footprint, batch: int, largest: int) -> Footprint:
+    """Return the footprint of a batch between 1 and the largest: linear in the batch."""
+    share = (batch - 1) / max(largest - 1, 1)
+    passing = one.passing + share * (most.passing - one.passing)
+    return replace(one, passing=int(passing), flop=one.flop * batch)
+
+
+def measured_step(experiment: Experiment, choice: Choice, device: str = "auto") -> float:
+    """Take real training steps on zeros on this machine's device and return the seconds of one."""
+    chosen = choose_device(device)
+    kind = system_class(experiment.system)
+    config = build(kind.Config, experiment.model, "model")
+    if not choice.whole:
+        config = replace(config, patch=choice.size)
+    train = replace(experiment.train, batch=choice.batch, accumulate=choice.accumulate, recompute=choice.step.levels)
+    system = kind(config)
+    dtype = make_ready(system, train, chosen, lambda: blank_example(system)).dtype
+    optimizations = [Optimization(objective, train, dtype) for objective in system.objectives()]
+    key = str(chosen)
+    example, keys = collate([(blank_example(system), key)] * choice.batch)
+    batches = [({name: part.to(chosen) for name, part in example.items()}, keys)] * choice.accumulate
+    seconds = []
+    for step in range(5):
+        begin = time.perf_counter()
+        for optimization in optimizations:
+            optimization.update(batches, step)
+        if chosen.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return sorted(seconds[2:])[1]
+
+
+def described(experiment: Experiment, choice: Choice, memory: float, seconds: float | None) -> list[str]:
+    """Return the plan in words, line by line."""
+    train, step = experiment.train, choice.step
+    size = "x".join(map(str, choice.size))
+    what = f"{'patches' if 'patch' in experiment.model else 'whole volumes'} of {size} voxels"
+    patch = "" if choice.whole else f" 'model.patch=[{','.join(map(str, choice.size))}]'"
+    verdict = (
+        f"fits {memory / 1e9:.3g} GB" if choice.fits else f"does not fit {memory / 1e9:.3g} GB; the thriftiest way"
+    )
+    settings = f"train.batch={choice.batch} train.accumulate={choice.accumulate} train.recompute={step.levels}{patch}"
+    items = train.batch * train.accumulate
+    samples = train.steps * items
+    lines = [
+        f"{experiment.system}: {what}, {choice.precision}: {verdict}",
+        f"  settings  {settings}",
+        f"  training  {step.memory / 1e9:.1f} GB: weights and moments {step.held / 1e9:.1f}, activations and gradients "
+        f"{step.passing / 1e9:.1f}, and 10 % + 0.5 GB allowed for libraries",
+        f"  sampling  {choice.sampling / 1e9:.1f} GB in bf16",
+        f"  a step    {choice.flop / 1e12:.3g} TFLOP; {train.steps:,} steps of {items}: {samples:,} samples",
+    ]
+    rates = [(rate.device, choice.flop / rate.flops, rate.source) for rate in RATES if choice.flop > rate.least]
+    if seconds is not None:
+        rates.append(("this machine", seconds, "measured now"))
+    for device, s, source in rates:
+        hours = s * train.steps / 3600
+        lines.append(f"  time      {device}: {s:.3g} s a step, {hours:,.3g} hours ({source})")
+    return lines

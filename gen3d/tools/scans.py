@@ -10,9 +10,9 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
 from gen3d.data.nifti import write
 from gen3d.data.prepare import foreground
-from gen3d.tools.plan import Plan, Request, sample_suffix
 from gen3d.tools.preview import TITLES, Panel, draw
 from gen3d.tools.record import description, patients, write_record
+from gen3d.tools.request import Plan, Request, sample_suffix
 from gen3d.tools.sampling import OpenModel, Walk
 
 UNITS = "0 to 1000 over the model's window"

@@ -12,8 +12,8 @@ from gen3d.core.system import Example, System
 from gen3d.data.layout import find_cases
 from gen3d.data.nifti import ENDINGS, read
 from gen3d.tools.delivery import delivered, forbid_beside
-from gen3d.tools.plan import Plan, Request, known, make_plan, place_of
 from gen3d.tools.record import patients
+from gen3d.tools.request import Plan, Request, known, make_plan, place_of
 from gen3d.tools.sampling import Mode, OpenModel, Walk, choose_walk, drawn, expected, open_model, to_device
 from gen3d.tools.scans import Scans
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from gen3d.core.condition import Condition
 from gen3d.core.denoiser import Denoiser
 from gen3d.core.error import UserError, nearest
-from gen3d.core.parameterization import X0, LogNormal, Parameterization
-from gen3d.core.randomness import Key, derive, normal, seed_of, uniform
+from gen3d.core.parameterization import X0, LogNormal, Parameterization, broadcast, sent
+from gen3d.core.randomness import Key, derive, normal, normal_on, seed_of, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
 from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise, Window, keep, tiled
@@ -108,6 +108,11 @@ class Completion(System):
         self.network = NETWORKS[config.architecture](config.network)
         self.space = Wavelet(config.space.levels, config.space.scale)
         self.denoiser = Denoiser(self.network, config.parameterization)
+
+    @property
+    def training_size(self) -> Triple:
+        """A patch."""
+        return self.config.patch
 
     def measure(self, cases: Sequence[Prepared]) -> "Completion":
         """Return the system with each contrast's mean window and, where the space asks for them, subband statistics."""
@@ -229,17 +234,15 @@ class Completion(System):
         x0 = self.space.encode(example["voxels"])
         device, levels = x0.device, self.config.parameterization.levels
         mean = uniform([derive(key, "mean") for key in keys]) < self.config.mean_share
-        sigma = torch.where(mean, levels.sigma_max, levels.draw(uniform([derive(key, "sigma") for key in keys]))).to(
-            device
-        )
-        noise = normal([derive(key, "noise") for key in keys], x0.shape[1:]).to(device)
-        mean = mean.to(device)
-        x = torch.where(mean[:, None, None, None, None], 0.0, x0 + sigma.float()[:, None, None, None, None] * noise)
+        sigma = torch.where(mean, levels.sigma_max, levels.draw(uniform([derive(key, "sigma") for key in keys])))
+        noise = normal_on(device, [derive(key, "noise") for key in keys], x0.shape[1:])
+        mean = sent(mean, device)
+        x = torch.where(mean[:, None, None, None, None], 0.0, x0 + broadcast(sigma.float(), x0) * noise)
         guess = self.guess(x, sigma, self.condition(example))
         error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
         weight = example["weight"] * example["target"][..., None, None, None]
         item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
-        item = 36 * item * self.config.parameterization.weight(sigma).to(device)
+        item = 36 * item * sent(self.config.parameterization.weight(sigma), device)
         return {
             "mean": torch.where(mean, item, 0).mean(),
             "noisy": torch.where(mean, 0, item).mean(),

@@ -84,6 +84,11 @@ class CWDM(System):
         )
 
     @property
+    def training_size(self) -> Triple:
+        """The whole volume."""
+        return self.config.size
+
+    @property
     def network(self) -> nn.Module:
         """The bare network, where there is only one.
 

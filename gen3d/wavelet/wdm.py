@@ -90,6 +90,11 @@ class WDM(System):
         self.space = Wavelet(config.space.levels, config.space.scale)
         self.denoiser = Denoiser(self.network, config.parameterization)
 
+    @property
+    def training_size(self) -> Triple:
+        """The whole volume."""
+        return self.config.size
+
     def measure(self, cases: Sequence[Prepared]) -> "WDM":
         """Return the system with the median spacing of the training set and, where the space needs them, statistics."""
         x, y, z = (float(s) / self.config.pool for s in np.median([case.spacing for case in cases], axis=0))
