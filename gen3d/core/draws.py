@@ -52,6 +52,8 @@ class Draws(Dataset[tuple[Example, Key]]):
 def collate(items: Sequence[tuple[Example, Key]]) -> Batch:
     """Join examples along their batch axis, tensors only."""
     examples, keys = zip(*items, strict=True)
+    if len(examples) == 1:
+        return {name: part for name, part in examples[0].items() if isinstance(part, Tensor)}, list(keys)
     names = [name for name, part in examples[0].items() if isinstance(part, Tensor)]
     return {name: torch.cat([e[name] for e in examples]) for name in names}, list(keys)
 

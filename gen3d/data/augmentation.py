@@ -76,7 +76,7 @@ class Change:
     def applied(
         self, patch: np.ndarray, curves: Sequence[Curve], given: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Return the given contrasts changed and the others 0, (C, X, Y, Z) float32.
+        """Return the given contrasts changed and the others 0, (C, X, Y, Z), rounded as the patch is.
 
         Args:
             patch: Stored voxels, (C, X, Y, Z), flipped already.
@@ -84,12 +84,15 @@ class Change:
             given: Which contrasts there are, (C,) bool.
             rng: Of the noise.
         """
-        result = np.zeros(patch.shape, dtype=np.float32)
+        mixes = self.shares.any()
+        result = np.zeros(patch.shape, dtype=np.float32 if mixes else patch.dtype)
+        changed = np.empty(patch.shape[1:], dtype=np.float32)
         for c in map(int, np.flatnonzero(given)):
-            tabulated(partial(self.shaded, c, curves[c]), patch[c], out=result[c])
-            self.add_field(c, result[c])
-            self.add_noise(c, result[c], rng)
-        return self.mixed(result, given) if self.shares.any() else result
+            tabulated(partial(self.shaded, c, curves[c]), patch[c], out=changed)
+            self.add_field(c, changed)
+            self.add_noise(c, changed, rng)
+            result[c] = changed
+        return self.mixed(result, given).astype(patch.dtype) if mixes else result
 
     def shaded(self, contrast: int, curve: Curve, voxels: np.ndarray) -> np.ndarray:
         """Return voxels v on another grey scale, w + b w |w| where w = g curve(v) + s."""
