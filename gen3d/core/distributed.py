@@ -2,15 +2,19 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from gen3d.core.error import UsageError, UserError
+from gen3d.core.randomness import Key
+from gen3d.core.system import Example
 
 _store: Any = None  # what the processes share before, and besides, their group
 
@@ -59,6 +63,24 @@ def shared(items: int, batch: int) -> tuple[int, int]:
         )
     share = items // processes
     return share, max(size for size in range(1, batch + 1) if share % size == 0)
+
+
+class Loss(nn.Module):
+    """An objective's loss as a module of its parameters; it has no buffers, so processes exchange gradients only."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], loss: Callable[[Example, list[Key]], Any]) -> None:
+        super().__init__()
+        self.trained, self.loss = nn.ParameterList(parameters), loss
+
+    def forward(self, example: Example, keys: list[Key]) -> dict[str, Tensor]:
+        """Return the terms."""
+        return dict(self.loss(example, keys))
+
+
+def together(parameters: Sequence[nn.Parameter], loss: Callable[[Example, list[Key]], Any]) -> nn.Module:
+    """Return the loss as a module; with several processes, one whose backward pass averages the gradients over them."""
+    module = Loss(parameters, loss)
+    return DistributedDataParallel(module, gradient_as_bucket_view=True) if world_size() > 1 else module
 
 
 @contextmanager

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gen3d.core.averages import Averages
 from gen3d.core.checkpoint import load_state, save_model, save_state
 from gen3d.core.config import to_tree
 from gen3d.core.denoiser import compile_networks
-from gen3d.core.distributed import is_main, rank, shared, total, world_size
+from gen3d.core.distributed import Loss, is_main, rank, shared, together, total, world_size
 from gen3d.core.draws import Batch, Draws, loader, moved_ahead, prepared, training_key
 from gen3d.core.error import UserError
 from gen3d.core.footprint import fewest_levels
 from gen3d.core.precision import Precision, choose_precision, use_precision
-from gen3d.core.randomness import Key
+from gen3d.core.sharding import checkpoints, load_shards, read_facts, save_shards, shard, tensors, whole
 from gen3d.core.system import Example, Objective, System
 from gen3d.core.tracking import LOG, Report, Tracker, forget_after
 from gen3d.core.validation import Validation
@@ -52,6 +53,8 @@ class TrainConfig:
         compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs it was measured not to pay.
         recompute: How many of the finest levels are computed again in the backward pass instead of kept; ``auto``
             takes as many as the GPU's memory asks for, none on CPUs.
+        shard: Whether several processes share parameters and all that belongs to them, for networks too large for one
+            GPU, instead of each having its own; see core/sharding.py.
         checkpoint_every: Steps between checkpoints; the last step always has one.
         log_every: Steps between lines of the log.
         validate_every: Steps between validations; the last step always has one. 0 for none.
@@ -74,6 +77,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "yes", "no"] = "auto"
     recompute: int | Literal["auto"] = "auto"
+    shard: bool = False
     checkpoint_every: int = 500
     log_every: int = 10
     validate_every: int = 0
@@ -107,40 +111,6 @@ def make_ready(system: System, config: TrainConfig, device: torch.device, exampl
     return precision
 
 
-class Averages:
-    """Exponential moving averages of an objective's parameters, float32."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
-        self.values = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the parameters after ``step`` (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange averages and parameters."""
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(value)
-            value.copy_(kept)
-
-
-class Loss(nn.Module):
-    """An objective's loss as a module of its parameters; it has no buffers, so processes exchange gradients only."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], loss: Callable[[Example, list[Key]], Any]) -> None:
-        super().__init__()
-        self.trained, self.loss = nn.ParameterList(parameters), loss
-
-    def forward(self, example: Example, keys: list[Key]) -> dict[str, Tensor]:
-        """Return the terms."""
-        return dict(self.loss(example, keys))
-
-
 class Optimization:
     """One objective with its optimizer and averages; several processes average its gradients."""
 
@@ -149,9 +119,7 @@ class Optimization:
         self.parameters = list(objective.parameters)
         self.require_gradients(True)
         device = self.parameters[0].device.type
-        self.loss: nn.Module = Loss(self.parameters, objective.loss)
-        if world_size() > 1:
-            self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
+        self.loss = (Loss if config.shard else together)(self.parameters, objective.loss)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -264,12 +232,16 @@ class Trainer:
                 device=self.device,
             )
         system.requires_grad_(False)
+        if config.shard:
+            shard(system, self.device, config.validation_items if config.validate_every else 0)
         self.optimizations = [Optimization(o, config, self.precision.dtype) for o in system.objectives()]
         self.step, self.cpu_seconds, self.seconds = 0, 0.0, 0.0
 
     def resume(self) -> None:
         """Go back to the run folder's checkpoint if there is one."""
         path = self.run / CHECKPOINT
+        if self.config.shard:
+            path = next(reversed(checkpoints(self.run)), path)
         if path.exists():
             self.restore(path)
         if total([self.step])[0] != world_size() * self.step:
@@ -280,12 +252,16 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Go back to a checkpoint."""
-        state = load_state(path)
+        state = read_facts(path) if path.is_dir() else load_state(path)
         if state["config"] != self.identity():
             raise UserError(
                 f"{path}: belongs to another configuration; choose another run folder, or delete it to start anew"
             )
         self.step, self.cpu_seconds, self.seconds = state["step"], state["cpu_seconds"], state["seconds"]
+        if path.is_dir():
+            load_shards(path, tensors(self.system, self.optimizations))
+            self.optimizations[0].scaler.load_state_dict(state["scaler"])
+            return
         self.system.load_state_dict(state["system"])
         for optimization in self.optimizations:
             optimization.restore(state["objectives"][optimization.objective.name])
@@ -306,15 +282,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        state = {
+        facts = {
             "config": self.identity(),
             "step": self.step,
             "cpu_seconds": self.cpu_seconds,
             "seconds": self.seconds,
-            "system": self.system.state_dict(),
-            "objectives": {o.objective.name: o.state() for o in self.optimizations},
         }
-        save_state(state, self.run / CHECKPOINT)
+        if self.config.shard:
+            facts["scaler"] = self.optimizations[0].scaler.state_dict()
+            save_shards(self.run, self.step, facts, tensors(self.system, self.optimizations))
+        elif is_main():
+            objectives = {o.objective.name: o.state() for o in self.optimizations}
+            save_state({**facts, "system": self.system.state_dict(), "objectives": objectives}, self.run / CHECKPOINT)
 
     def save_averaged(self) -> None:
         """Write the averaged weights as a saved model."""
@@ -325,7 +304,9 @@ class Trainer:
             "computed_in": f"{self.precision.dtype}".removeprefix("torch."),
         }
         with self.averaged():
-            save_model(self.system, self.run / MODEL, card=self.card(self.system) if self.card else None)
+            system = whole(self.system) if self.config.shard else self.system
+            if is_main():
+                save_model(system, self.run / MODEL, card=self.card(system) if self.card else None)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -377,10 +358,10 @@ class Trainer:
                 if tracker:
                     tracker.write(report)
                 yield report
-            if saved and is_main():
+            if saved:
                 self.save()
+        self.save_averaged()
         if tracker:
-            self.save_averaged()
             tracker.close()
 
     def due(self, every: int) -> bool:

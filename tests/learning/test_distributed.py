@@ -24,10 +24,15 @@ SMOKE = str(ROOT / "configs" / "smoke_completion.yaml")
 
 def python(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run Python, each process on one thread."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=180, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    command, environment = [sys.executable, *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun then ends those that it started
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
     assert done.returncode == 0 or not check, done.stderr
     return done
 
@@ -163,7 +168,7 @@ def test_each_process_prepares_its_own_items_only(monkeypatch: pytest.MonkeyPatc
     whole, asked[:] = list(asked), []
     for module in ("training", "distributed"):
         monkeypatch.setattr(f"gen3d.core.{module}.world_size", lambda: 2)
-    monkeypatch.setattr("gen3d.core.training.DistributedDataParallel", lambda loss, **options: loss)
+    monkeypatch.setattr("gen3d.core.distributed.DistributedDataParallel", lambda loss, **options: loss)
     parts = []
     for number in (0, 1):
         monkeypatch.setattr("gen3d.core.training.rank", lambda number=number: number)

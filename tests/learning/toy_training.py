@@ -1,6 +1,7 @@
-"""Trains a toy of two objectives, alone or under torchrun: ``toy_training.py FOLDER RUN:STOP[:FAILURE] ...``.
+"""Trains a toy of two objectives, alone or under torchrun: ``toy_training.py FOLDER RUN:STOP[:VARIANT] ...``.
 
-A run stops after the log's line of step STOP, as if killed there; 0 for never. Only the first process prints.
+A run stops after the log's line of step STOP, as if killed there; 0 for never. VARIANT is a failure, or ``alone``: one
+objective only, or ``shard``: the same with sharded parameters. Only the first process prints.
 """
 
 import sys
@@ -34,33 +35,31 @@ class Toy(System):
     Config = ToyConfig
     components = ("guess", "judge")
 
-    def __init__(self, failure: str = "") -> None:
+    def __init__(self, variant: str = "") -> None:
         super().__init__(ToyConfig())
         self.guess = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.SiLU(), nn.Conv3d(4, 1, 3, padding=1))
         self.guess.to(memory_format=torch.channels_last_3d)
         self.judge = nn.Sequential(nn.Conv3d(1, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 6**3, 1))
         self.judge.register_buffer("seen", torch.zeros(1))
-        self.failure = failure
+        self.variant = variant
 
     def example(self, case: Prepared, key: str | None = None) -> dict[str, Tensor]:
-        if self.failure == "one" and distributed.rank() == 1:
+        if self.variant == "one" and distributed.rank() == 1:
             raise UserError(f"{case.name}: broken on the second process")
         shift = int(8 * float(uniform([derive(key, "shift")])))
         return {"voxels": torch.from_numpy(np.roll(case.voxels, shift, 1))[None]}
 
     def objectives(self) -> list[Objective]:
-        judge = [*self.judge.parameters()]
-        return [
-            Objective("guess", self.guess.parameters(), self.guess_loss),
-            Objective("judge", judge, self.judge_loss, start=1, every=2, ema=False),
-        ]
+        guess = Objective("guess", self.guess.parameters(), self.guess_loss)
+        judge = Objective("judge", self.judge.parameters(), self.judge_loss, start=1, every=2, ema=False)
+        return [guess] if self.variant in ("alone", "shard") else [guess, judge]
 
     def denoised(self, x: Tensor, keys: list[str]) -> Tensor:
         return self.guess(x + normal([derive(key, "noise") for key in keys], x.shape[1:]))
 
     def guess_loss(self, example: dict[str, Tensor], keys: list[str]) -> dict[str, Tensor]:
         guess = self.denoised(example["voxels"], keys)
-        if self.failure == "infinite" and distributed.rank() == 1 and keys[0].split("/")[1] == "2":
+        if self.variant == "infinite" and distributed.rank() == 1 and keys[0].split("/")[1] == "2":
             guess = guess * float("inf")
         self.judge.seen += len(keys) * (1 + distributed.rank())
         error = (guess - example["voxels"]).square().mean()
@@ -70,7 +69,7 @@ class Toy(System):
         real = example["voxels"].clone().requires_grad_()
         told = self.judge(real)
         (slope,) = torch.autograd.grad(told.sum(), real, create_graph=True)
-        if self.failure == "unused":
+        if self.variant == "unused":
             told = told.detach() + 0 * self.judge[0](real).sum()
             return {"told": told.mean()}
         false = nnf.softplus(self.judge(self.denoised(example["voxels"], keys))).mean()
@@ -84,12 +83,14 @@ def cases(count: int, first: int = 0) -> list[Prepared]:
     return [Prepared(f"c{i}", f"p{i}", v, np.array([True]), None, (1, 1, 1), scale) for i, v in enumerate(made)]
 
 
-def trainer(run: Path, failure: str = "", **changes: object) -> Trainer:
+def trainer(run: Path, variant: str = "", **changes: object) -> Trainer:
     """Return what trains the toy: 4 items in a step, accumulation, clipping, averaging, validation."""
     settings = {"steps": STEPS, "batch": 2, "accumulate": 2, "lr": 1e-2, "weight_decay": 0.1, "clip": 0.05, "ema": 0.9}
     settings |= {"log_every": 1, "checkpoint_every": 3, "validate_every": 5, "validation_items": 5, "precision": "fp32"}
+    settings |= {"validation_items": 6} if variant in ("alone", "shard") else {}
+    settings |= {"shard": variant == "shard"}
     torch.manual_seed(0)
-    return Trainer(Toy(failure), cases(3), TrainConfig(**settings | changes), run, validation=cases(2, 10))
+    return Trainer(Toy(variant), cases(3), TrainConfig(**settings | changes), run, validation=cases(2, 10))
 
 
 def main(folder: Path, runs: list[str]) -> None:
@@ -97,8 +98,8 @@ def main(folder: Path, runs: list[str]) -> None:
     with distributed.told_once():
         distributed.join(torch.device("cpu"))
         for run in runs:
-            name, stop, failure = (*run.split(":"), "")[:3]
-            training = trainer(folder / name, failure)
+            name, stop, variant = (*run.split(":"), "")[:3]
+            training = trainer(folder / name, variant)
             for report in training.train():
                 if report["step"] == int(stop):
                     break
