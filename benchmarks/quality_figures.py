@@ -1,0 +1,252 @@
+"""Draw the curves of quality against calls, and choose the defaults by a rule that was written before the curves.
+
+Usage: python -m benchmarks.quality_figures
+
+The rule for hippocampus-wdm: the figure is the logarithm of the radiomic Frechet distance, mean over the seeds; its
+noise is the deviation between seeds, pooled over all rows. A row stands if distance and coverage are within two
+standard errors of a difference of the row with the lowest distance; of the rows that stand, the fewest calls win.
+For brain-completion: rows are kept whose sharpness is within a factor of 1.25 of that which comes closest to 1; among
+them a row stands if its CRPS is within two standard errors (of the paired difference over the crops) of the lowest;
+the fewest calls win. Between equal calls, the better figure.
+
+Reads benchmarks/results/quality_*.json; writes benchmarks/quality_*.png and benchmarks/results/quality_*.md.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen3d.tools.evaluate.report import Table, markdown
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+LINES = {
+    ("dpmpp_2m", "karras"): ("DPM-Solver++ 2M, Karras", "#1f77b4", "o-"),
+    ("heun", "karras"): ("Heun, Karras", "#d62728", "s-"),
+    ("euler", "karras"): ("Euler, Karras", "#2ca02c", "^-"),
+    ("ancestral_large", "ddpm"): ("ancestral, DDPM (as published)", "#7f7f7f", "v-"),
+    ("dpmpp_2m", "exponential"): ("DPM-Solver++ 2M, exponential", "#17becf", "o:"),
+    ("dpmpp_2m", "ddpm"): ("DPM-Solver++ 2M, DDPM", "#9467bd", "o--"),
+    ("dpmpp_2m", "flow"): ("DPM-Solver++ 2M, flow", "#9467bd", "o--"),
+}
+HIPPOCAMPUS = {  # figure -> what to call it, logarithmic axis
+    "fd_radiomic": ("radiomic Fréchet distance, lower is better", True),
+    "coverage, fd_radiomic": ("coverage, as real", False),
+    "MS-SSIM": ("mean pairwise MS-SSIM, as real", False),
+}
+COMPLETION = {
+    "CRPS": ("CRPS of 4 samples, share of window, lower is better", False),
+    "sharpness": ("sharpness (Laplacian energy against truth), 1 is right", True),
+    "PSNR of the mean": ("PSNR in the brain of the mean of 4, dB", False),
+}
+FLAT = {"expected image": "expected image, 1 call", "regression": "voxel-wise regression", "best copy": "best copy"}
+Key = tuple[str, str, int]
+Rows = dict[Key, dict[str, np.ndarray]]
+
+
+def load(which: str) -> dict[str, Any]:
+    """Read results."""
+    tree: dict[str, Any] = json.loads((RESULTS / f"quality_{which}.json").read_text())
+    return tree
+
+
+def grouped(rows: Sequence[dict[str, Any]], precision: str = "bf16") -> Rows:
+    """Gather each row's figures: over its seeds, or over its crops, (n,)."""
+    found: dict[Key, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["precision"] == precision:
+            values = found.setdefault((row["sampler"], row["grid"], row["calls"]), {})
+            for one in row.get("crops", [row]):
+                for name, value in one.items():
+                    if isinstance(value, float):
+                        values.setdefault(name, []).append(value)
+    return {key: {name: np.array(v) for name, v in values.items()} for key, values in found.items()}
+
+
+def choose_hippocampus(rows: Rows) -> tuple[Key, list[Key], dict[str, float]]:
+    """Apply the rule; return the choice, all rows that stand, and the noise of both figures."""
+    names = {"fd_radiomic": np.log, "coverage, fd_radiomic": np.asarray}
+    means = {key: {name: float(f(row[name]).mean()) for name, f in names.items()} for key, row in rows.items()}
+    repeated = [row for row in rows.values() if len(row["fd_radiomic"]) > 1]
+    seeds = max(len(row["fd_radiomic"]) for row in repeated)
+    noise = {
+        name: float(np.sqrt(np.mean([f(row[name]).var(ddof=1) for row in repeated]) * 2 / seeds))
+        for name, f in names.items()
+    }
+    best = min(means, key=lambda key: means[key]["fd_radiomic"])
+
+    def stands(key: Key) -> bool:
+        far = means[key]["fd_radiomic"] - means[best]["fd_radiomic"]
+        less = means[best]["coverage, fd_radiomic"] - means[key]["coverage, fd_radiomic"]
+        return far <= 2 * noise["fd_radiomic"] and less <= 2 * noise["coverage, fd_radiomic"]
+
+    standing = sorted((key for key in means if stands(key)), key=lambda key: (key[2], means[key]["fd_radiomic"]))
+    return standing[0], standing, noise
+
+
+def choose_completion(rows: Rows) -> tuple[Key, list[Key]]:
+    """Apply the rule; return the choice and all rows that stand."""
+    off = {key: abs(float(np.log(row["sharpness"]).mean())) for key, row in rows.items()}
+    sharp = [key for key in rows if off[key] <= min(off.values()) + np.log(1.25)]
+    best = min(sharp, key=lambda key: float(rows[key]["CRPS"].mean()))
+
+    def stands(key: Key) -> bool:
+        difference = rows[key]["CRPS"] - rows[best]["CRPS"]
+        return bool(difference.mean() <= 2 * difference.std(ddof=1) / np.sqrt(len(difference)))
+
+    standing = sorted((key for key in sharp if stands(key)), key=lambda key: (key[2], rows[key]["CRPS"].mean()))
+    return standing[0], standing
+
+
+def middle(name: str, values: np.ndarray) -> float:
+    """Return the mean, of ratios the geometric one."""
+    return float(np.exp(np.log(values).mean()) if name == "sharpness" else values.mean())
+
+
+def draw(
+    path: Path,
+    rows: Rows,
+    panels: dict[str, tuple[str, bool]],
+    chosen: Key,
+    levels: dict[str, dict[str, tuple[float, float]]],
+    title: str,
+) -> None:
+    """Draw one panel for each figure against calls, a line for each sampler, flat ones for what to compare with."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(panels), 4.6), layout="constrained")
+    for axes, (name, (label, logarithmic)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for colour, (words, (value, spread)) in zip(
+            ("black", "#bcbd22", "#ff7f0e"), levels[name].items(), strict=False
+        ):
+            axes.axhline(value, color=colour, linestyle="-.", linewidth=1.2, label=words)
+            if spread:
+                axes.axhspan(value - spread, value + spread, color=colour, alpha=0.12, linewidth=0)
+        for line, (words, colour, style) in LINES.items():
+            keys = sorted((key for key in rows if key[:2] == line), key=lambda key: key[2])
+            if keys:
+                values = [middle(name, rows[key][name]) for key in keys]
+                spreads = [
+                    rows[key][name].std(ddof=1) if "seeds" in title and len(rows[key][name]) > 1 else 0 for key in keys
+                ]
+                axes.errorbar(
+                    [key[2] for key in keys], values, spreads, fmt=style, color=colour, label=words,
+                    markersize=4, linewidth=1.3, capsize=2,
+                )  # fmt: skip
+        axes.plot(
+            chosen[2], middle(name, rows[chosen][name]), "*", color="gold", markeredgecolor="black",
+            markersize=16, zorder=5, label=f"default: {chosen[0]}, {chosen[2]} calls",
+        )  # fmt: skip
+        axes.set_xscale("log")
+        ticks = [n for n in (1, 2, 3, 5, 10, 20, 50, 100, 1000) if n <= max(key[2] for key in rows)]
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("network calls for a volume")
+        axes.set_title(label, fontsize=10)
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=90)
+
+
+def hippocampus() -> str:
+    """Draw and tabulate hippocampus-wdm."""
+    tree = load("hippocampus")
+    rows = grouped(tree["rows"])
+    chosen, standing, noise = choose_hippocampus(rows)
+    real = tree["real against real"]
+    levels = {
+        name: {"real against real (38 training scans)": (real[name]["mean"], real[name]["std"])} for name in HIPPOCAMPUS
+    }
+    title = f"hippocampus-wdm: {tree['n']} volumes against {tree['n']} test scans, mean and deviation of three seeds"
+    draw(HERE / "quality_hippocampus.png", rows, HIPPOCAMPUS, chosen, levels, title)
+    shown = ("fd_radiomic", "kernel, fd_radiomic", "coverage, fd_radiomic", "density, fd_radiomic", "fd_random3d")
+    shown = (*shown, "MS-SSIM", "copy rate")
+    lines = [(*named(key), *(cell(rows[key][name]) for name in shown), mark(key, chosen, standing)) for key in rows]
+    lines += [
+        ("fp32", *named(key)[1:], *(cell(row[name]) for name in shown), f"seed 0; {key[0]}, {key[1]}")
+        for key, row in grouped(tree["rows"], "fp32").items()
+    ]
+    compared = (
+        "real scans",
+        "",
+        "",
+        *(f"{real[n]['mean']:.4g} ± {real[n]['std']:.2g}" if n in real else "" for n in shown),
+        "",
+    )
+    table = Table("", ("sampler", "grid", "calls", *shown, ""), [*lines, compared])
+    errors = ", ".join(f"{name} {value:.3g}" for name, value in noise.items())
+    notes = f"Standard error of a difference of two rows (of the distance, of its logarithm): {errors}."
+    return f"{markdown(table)}\n\n{notes}\n"
+
+
+def completion() -> str:
+    """Draw and tabulate brain-completion."""
+    tree = load("completion")
+    rows = grouped(tree["rows"])
+    chosen, standing = choose_completion(rows)
+    flat = {
+        key: {name: np.array([one[name] for one in several]) for name in several[0]}
+        for key, several in tree["baselines"].items()
+    }
+    levels = {
+        name: {FLAT[key]: (middle(name, row[name if name in row else name[:4]]), 0.0) for key, row in flat.items()}
+        for name in COMPLETION
+    }
+    title = f"brain-completion: {len(tree['crops'])} crops of 96 cubed with a contrast hidden, two test patients"
+    draw(HERE / "quality_completion.png", rows, COMPLETION, chosen, levels, title)
+    shown = (
+        "PSNR of a sample",
+        "SSIM of a sample",
+        "PSNR of the mean",
+        "SSIM of the mean",
+        "CRPS",
+        "sharpness",
+        "spread / error",
+    )
+    lines = [
+        (*named(key), *(f"{middle(n, row[n]):.4g}" for n in shown), mark(key, chosen, standing))
+        for key, row in rows.items()
+    ]
+    lines += [
+        ("fp32", *named(key)[1:], *(f"{middle(n, row[n]):.4g}" for n in shown), f"{key[0]}, {key[1]}")
+        for key, row in grouped(tree["rows"], "fp32").items()
+    ]
+    for key, row in flat.items():
+        values = {n: middle(n, row[n]) for n in row}
+        cells = (values["PSNR"], values["SSIM"], values["PSNR"], values["SSIM"], values["CRPS"], values["sharpness"])
+        lines.append((FLAT[key], "", "", *(f"{value:.4g}" for value in cells), "", ""))
+    return markdown(Table("", ("sampler", "grid", "calls", *shown, ""), lines)) + "\n"
+
+
+def named(key: Key) -> tuple[str, str, str]:
+    """Return the cells that name a row."""
+    return key[0], key[1], str(key[2])
+
+
+def cell(values: np.ndarray) -> str:
+    """Write a mean and, where there are several, their deviation."""
+    return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
+
+
+def mark(key: Key, chosen: Key, standing: Sequence[Key]) -> str:
+    """Say what the rule makes of a row."""
+    return "**default**" if key == chosen else "within the noise" if key in standing else ""
+
+
+def main() -> None:
+    """Write pictures and tables."""
+    for which, made in (("hippocampus", hippocampus), ("completion", completion)):
+        text = made()
+        (RESULTS / f"quality_{which}.md").write_text(text)
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
