@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from gen3d.nn.conv import Conv, zeroed
-from gen3d.nn.norm import norm_silu
+from gen3d.nn.norm import known_channels_last, norm_silu
 
 Resize = Callable[[Tensor], Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -49,4 +49,4 @@ class ResidualBlock(nn.Module):
         """Do what follows the first convolution: its result ``h``, the block's (resized) input ``x``."""
         h = h + self.embed(nnf.silu(embedding))[..., None, None, None]
         h = self.conv2(self.dropout(self.norm2(h)))
-        return self.skip(x) + h
+        return known_channels_last(self.skip(x) + h)

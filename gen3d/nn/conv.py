@@ -1,5 +1,6 @@
 """Convolution, pooling and enlarging for volumes in which an axis may have length 1 (a 2D image is Z = 1)."""
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
@@ -22,7 +23,19 @@ class Conv(nn.Conv3d):
         for axis in range(3):
             if x.shape[2 + axis] == 1 and padding[axis]:
                 weight, padding[axis] = weight.narrow(2 + axis, padding[axis], 1), 0
+        if slow_on_cpu(x):
+            return torch.mkldnn_convolution(x, weight, self.bias, padding, (1, 1, 1), (1, 1, 1), 1)
         return nnf.conv3d(x, weight, self.bias, padding=padding)
+
+
+def slow_on_cpu(x: Tensor) -> bool:
+    """Tell whether conv3d would take its slow path, which loses the layout too: it does for small float32 volumes."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def zeroed(conv: Conv) -> Conv:

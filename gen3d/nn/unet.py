@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv, Factor, enlarge, halving, shrink, zeroed
 from gen3d.nn.embedding import Embedding
-from gen3d.nn.norm import norm_silu
+from gen3d.nn.norm import known_channels_last, norm_silu
 from gen3d.nn.recompute import recomputed
 
 
@@ -118,8 +118,9 @@ class UNet(nn.Module):
         return h
 
     def _joined(self, block: ResidualBlock, h: Tensor, skip: Tensor, e: Tensor) -> Tensor:
-        both = torch.cat([h, skip], dim=1) if self.config.skips == "concat" else torch.lerp(h, skip, 0.5)
-        return block(both, e)
+        if self.config.skips == "add":
+            return block(torch.lerp(h, skip, 0.5), e)
+        return block(torch.cat([known_channels_last(h), known_channels_last(skip)], dim=1), e)
 
 
 def channels_up(config: UNetConfig) -> list[list[tuple[int, int]]]:

@@ -9,7 +9,7 @@ from gen3d.nn.block import ResidualBlock, Stack
 from gen3d.nn.conv import Conv
 from gen3d.nn.embedding import Embedding
 from gen3d.nn.haar import haar, inverse_haar, split_axes
-from gen3d.nn.norm import norm_silu
+from gen3d.nn.norm import known_channels_last, norm_silu
 from gen3d.nn.recompute import recomputed
 from gen3d.nn.unet import UNetConfig
 
@@ -108,7 +108,7 @@ def _joined(low: Tensor, details: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.to(memory_format=torch.channels_last_3d)
+    return known_channels_last(x.to(memory_format=torch.channels_last_3d))
 
 
 def _all_bands(y: Tensor, axes: tuple[int, ...]) -> Tensor:
