@@ -1,14 +1,16 @@
 # What a newcomer types. Needs Python 3.11 or newer; everything else is set up in .venv.
-.PHONY: help setup demo test check fix bench clean
+.PHONY: help setup demo test check fix bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TREE := build/typecheck
+BARE := $(CURDIR)/build/bare
+GPU_PYTHON ?= python3
 CODE := gen3d samplers metrics configs tests benchmarks
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: .venv/.ready  ## a virtual environment with gen3d (editable) and all that its tests need
 
@@ -37,8 +39,13 @@ fix: setup  ## mend format and what the linter can
 	@$(BIN)/ruff format --quiet $(CODE)
 	@$(BIN)/ruff check --quiet --fix $(CODE)
 
-bench: setup  ## times and memory, as a table
-	@$(BIN)/python -m benchmarks
+bench: setup  ## times and memory on this CPU, as tables
+	@$(BIN)/python -m benchmarks && $(BIN)/python -m benchmarks.networks --device cpu
+
+bench-gpu:  ## the published networks on this GPU; needs a python with torch, GPU_PYTHON, and no more
+	@mkdir -p $(BARE)/gen3d && ln -sfn $(CURDIR)/benchmarks $(BARE)/
+	@ln -sfn $(wildcard $(CURDIR)/gen3d/*) $(addprefix $(CURDIR)/,samplers metrics configs) $(BARE)/gen3d/
+	@cd $(BARE) && $(GPU_PYTHON) -m benchmarks.networks $(BENCH)
 
 clean:  ## remove what was built, but not the virtual environment
 	@rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -37,6 +37,8 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Precision = Annotated[str, typer.Option(help="Of the network: auto, fp32, bf16 or fp16.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: pays in hours of sampling.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same images.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler [the model's own].", show_default=False)]
@@ -133,6 +135,8 @@ def synthesize(
     sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
+    compiled: Compile = False,
     like: Annotated[
         Path | None, typer.Option(help="A scan whose grey scale to take [0 to 1000].", show_default=False)
     ] = None,
@@ -174,6 +178,8 @@ def synthesize(
             sampler=sampler,
             seed=seed,
             device=device,
+            precision=precision,
+            compiled=compiled,
             like=like,
             dry_run=dry_run,
             advance=lambda share, words: advance(int(100 * share), words),
@@ -192,6 +198,8 @@ def generate(
     sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
+    compiled: Compile = False,
     size: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z [the model's own].", show_default=False)
     ] = None,
@@ -210,6 +218,8 @@ def generate(
             sampler=sampler,
             seed=seed,
             device=device,
+            precision=precision,
+            compiled=compiled,
             size=size,
             advance=lambda share, words: advance(int(100 * share), words),
             note=note,

@@ -103,6 +103,7 @@ def make_ready(system: System, config: TrainConfig, device: torch.device, exampl
             free = torch.cuda.mem_get_info(device)[0]
             batch = shared(config.batch * config.accumulate, config.batch)[1]
             levels = fewest_levels(system, example(), precision.dtype, batch=batch, ema=config.ema > 0, budget=free)
+    torch.backends.cudnn.benchmark = True  # every step has the same sizes
     system.to(device).train()
     use_precision(system, precision.dtype)
     recompute(system, levels)

@@ -30,6 +30,8 @@ def generate(
     sampler: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "auto",
+    compiled: bool = False,
     size: Triple | None = None,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
@@ -47,6 +49,8 @@ def generate(
         sampler: One of gen3d.samplers or a diffusers scheduler; by default the model's.
         seed: Of all of them.
         device: ``auto``, ``cpu``, ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        compiled: Compile the networks first.
         size: Voxels (X, Y, Z); by default the model's.
         advance: Told the share done and what is being done.
         note: Told in words what a user should know of the model.
@@ -57,7 +61,8 @@ def generate(
     if count < 1:
         raise UsageError(f"count {count}: expected at least 1")
     out = Path(out)
-    loaded = open_model(model, device)
+    loaded = open_model(model, device, precision, compiled=compiled)
+    torch.backends.cudnn.benchmark = True  # every call has the same size
     resize(loaded.system, size)
     walk = choose_walk(loaded.system, sampler, steps)
     several = len(loaded.system.config.contrasts) > 1

@@ -22,7 +22,13 @@ def about(model: OpenModel) -> dict[str, Any]:
     facts = model.system.provenance
     told = ("patients", "cases", "phantoms", "sources", "imported", "licence")
     trained = {key: facts[key] for key in told if key in facts} or "not stated by the model"
-    return {"name": model.name, "system": model.system.name, "weights_sha256": model.sha256, "trained_on": trained}
+    return {
+        "name": model.name,
+        "system": model.system.name,
+        "weights_sha256": model.sha256,
+        "computed_in": model.computed_in,
+        "trained_on": trained,
+    }
 
 
 def patients(model: OpenModel) -> str:

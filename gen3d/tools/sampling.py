@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gen3d.core.checkpoint import weights_sha256
 from gen3d.core.condition import Condition
-from gen3d.core.denoiser import replay
+from gen3d.core.denoiser import compile_networks, replay
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.parameterization import Betas, Levels
 from gen3d.core.precision import choose_precision, store_weights, use_precision
@@ -42,6 +42,7 @@ GRIDS: Mapping[str, Callable[[int, Levels], Tensor]] = {
     "ddpm": lambda steps, levels: ddpm(steps, chain(levels)),
 }
 CALLS_A_STEP = {"heun": 2}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(asked: str = "auto") -> torch.device:
@@ -75,6 +76,7 @@ class OpenModel:
         folder: Where it lies.
         sha256: Of its weights.
         device: Where it computes.
+        computed_in: In which number format.
     """
 
     system: System
@@ -82,12 +84,19 @@ class OpenModel:
     folder: Path
     sha256: str
     device: torch.device
+    computed_in: str
 
 
-def open_model(name: str | Path, device: str = "auto", precision: str = "auto") -> OpenModel:
+def open_model(name: str | Path, device: str = "auto", precision: str = "auto", *, compiled: bool = False) -> OpenModel:
     """Load a model by folder, shipped name or hub id onto a device, to sample and no more.
 
     Its weights are kept in the number format that its networks compute in.
+
+    Args:
+        name: A folder, shipped name or hub id.
+        device: ``auto``, ``cpu``, ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        compiled: Compile the networks at their first call of each size: minutes, which pay in hours of sampling.
 
     Raises:
         UserError: There is no such model or device, or its files are damaged.
@@ -95,11 +104,15 @@ def open_model(name: str | Path, device: str = "auto", precision: str = "auto") 
     folder = find_model(name)
     chosen = choose_device(device)
     system = load(name).to(chosen).eval()
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}': expected {', '.join(PRECISIONS)}{nearest(precision, PRECISIONS)}")
     dtype = choose_precision(chosen, precision).dtype
     use_precision(system, dtype)
     store_weights(system, dtype)
     replay(system)
-    return OpenModel(system, model_title(str(name), folder), folder, weights_sha256(folder), chosen)
+    if compiled:
+        compile_networks(system)
+    return OpenModel(system, model_title(str(name), folder), folder, weights_sha256(folder), chosen, f"{dtype}"[6:])
 
 
 def model_title(asked: str, folder: Path) -> str:

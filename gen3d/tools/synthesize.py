@@ -32,6 +32,8 @@ def synthesize(
     sampler: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "auto",
+    compiled: bool = False,
     like: Path | str | None = None,
     dry_run: bool = False,
     advance: Advance = lambda done, words: None,
@@ -55,6 +57,8 @@ def synthesize(
         sampler: One of gen3d.samplers or a diffusers scheduler; by default the model's.
         seed: Of the samples.
         device: ``auto``, ``cpu``, ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        compiled: Compile the networks first.
         like: A scan whose grey scale is taken; without one, 0 to 1000 over the model's window.
         dry_run: Read and check everything, write nothing.
         advance: Told the share done and what is being done.
@@ -83,7 +87,7 @@ def synthesize(
     scan = read(like) if like is not None else None
     if missing is not None and not missing:
         raise UsageError("--missing: names no contrast; expected some, such as t2f")
-    loaded = open_model(model, device)
+    loaded = open_model(model, device, precision, compiled=compiled)
     walk = choose_walk(loaded.system, sampler, steps) if mode == "sample" else None
     names = None if missing is None else tuple(dict.fromkeys(known(name, loaded.system) for name in missing))
     request = Request(names, mode, count, seed, scan)

@@ -254,8 +254,8 @@ def test_voxels_unlike_the_training_envelope_are_told(
     import gen3d.tools.synthesize as tool
     from gen3d.tools.sampling import open_model
 
-    def narrow(name: str, device: str) -> object:
-        model = open_model(name, device)
+    def narrow(*asked: object, **options: object) -> object:
+        model = open_model(*asked, **options)  # type: ignore[arg-type]
         model.system.provenance["envelope"] = {"spacing_mm": [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]}
         return model
 
