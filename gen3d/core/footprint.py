@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def footprints(system: System, example: Example, dtype: torch.dtype, *, batch: i
             for parameter in objective.parameters:
                 parameter.grad = None
 
-    depths = [len(part.config.multipliers) for part in twin.modules() if hasattr(part, "recompute")]
+    networks: list[Any] = [part for part in twin.modules() if hasattr(part, "recompute")]
+    depths = [len(network.config.multipliers) for network in networks]
     for levels in range(max(depths, default=0) + 1):
         recompute(twin, levels)
         found = taken(step)

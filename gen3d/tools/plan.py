@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,7 +89,8 @@ def plan(config: Path, overrides: Sequence[str] = (), *, memory: float) -> tuple
 def systems(experiment: Experiment) -> Iterator[tuple[System, bool]]:
     """Yield the system as configured, without weights, then with ever smaller patches where it learns from patches."""
     kind = system_class(experiment.system)
-    config, whole = build(kind.Config, experiment.model, "model"), True
+    config: Any = build(kind.Config, experiment.model, "model")
+    whole = True
     while True:
         with torch.device("meta"):
             system = kind(config)
@@ -136,7 +138,7 @@ def measured_step(experiment: Experiment, choice: Choice, device: str = "auto") 
     """Take real training steps on zeros on this machine's device and return the seconds of one."""
     chosen = choose_device(device)
     kind = system_class(experiment.system)
-    config = build(kind.Config, experiment.model, "model")
+    config: Any = build(kind.Config, experiment.model, "model")
     if not choice.whole:
         config = replace(config, patch=choice.size)
     train = replace(experiment.train, batch=choice.batch, accumulate=choice.accumulate, recompute=choice.step.levels)
