@@ -10,6 +10,11 @@ from torch import Tensor
 KEPT = 4  # recordings of different shapes that are held; each keeps its activations in the pool they share
 
 
+def records(device: torch.device) -> bool:
+    """Tell whether a device records graphs."""
+    return device.type == "cuda"
+
+
 class Recording(NamedTuple):
     """A graph with the tensors that it reads and the one that it writes."""
 
@@ -39,7 +44,7 @@ class Replayed:
 
     def __call__(self, x: Tensor, t: Tensor, **parts: Tensor) -> Tensor:
         inputs = {"x": x, "t": t, **parts}
-        if x.device.type != "cuda":
+        if not records(x.device):
             return self.network(**inputs)
         shape = tuple((name, v.shape, v.stride(), v.dtype) for name, v in inputs.items())
         with torch.inference_mode():
