@@ -34,7 +34,7 @@ def test_every_row_stands_on_torch_alone_and_answers_alike(root: Path, tmp_path:
     assert {name: row["failed"] for name, row in rows.items() if "failed" in row} == {}
     free = rows.pop("a call if norm and SiLU were free")
     assert list(rows) == ["PyTorch, strict float32", "gen3d, float32", "gen3d, bf16", "gen3d, bf16, compiled"]
-    assert [rows[name]["difference"] < limit for name, limit in zip(rows, (1e-9, 1e-5, 2e-2, 2e-2), strict=True)]
+    assert all(rows[name]["difference"] < limit for name, limit in zip(rows, (1e-9, 1e-5, 2e-2, 2e-2), strict=True))
     assert min(row[key] for row in rows.values() for key in ("forward_s", "step_s", "steps_20_s", "step_gb")) > 0
     assert rows["gen3d, bf16, compiled"]["cold_start_s"] > rows["gen3d, bf16, compiled"]["forward_s"]
     assert free["forward_s"] > 0
