@@ -12,9 +12,9 @@ import torch
 from benchmarks.timing import once
 
 KINDS = {
-    "convolutions": "conv gemm cudnn cutlass xmma wgrad dgrad fprop addmm mm linear nvjet".split(),
-    "norms": "norm silu var_mean welford triton_red triton_per".split(),
-    "copies": "copy cat clone nchw nhwc transpose".split(),
+    "convolutions": ("conv", "gemm", "cudnn", "cutlass", "xmma", "wgrad", "dgrad", "fprop", "mm", "linear", "nvjet"),
+    "norms": ("norm", "silu", "var_mean", "welford", "triton_red", "triton_per"),
+    "copies": ("copy", "cat", "clone", "nchw", "nhwc", "transpose"),
 }
 
 
