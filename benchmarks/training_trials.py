@@ -13,6 +13,7 @@ benchmarks/results/training_trials.json and .md.
 import argparse
 import json
 import time
+from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import gen3d
-from benchmarks.hippocampus_sets import ROOT, Set, calls, cases, drawn, figures, real, real_against_real
+from benchmarks.hippocampus_sets import BATCH, ROOT, Set, calls, cases, drawn, figures, real, real_against_real
 from gen3d.core.precision import use_precision
 from gen3d.core.system import Sampling, System
 from gen3d.core.training import Trainer
@@ -46,6 +47,7 @@ TRIALS = {
     "two levels, wider": [*TWO_LEVELS, "model.network.width=72"],
     "shipped recipe, seed 1": ["train.seed=1"],
     "shipped recipe, 5 minutes": [],
+    "EDM, log-normal sigma, 5 minutes": [f"model.parameterization={{kind: EDM, levels: {LOGNORMAL}}}"],
 }
 SAMPLINGS = [Sampling("dpmpp_2m", 6, "ddpm"), Sampling("dpmpp_2m", 8), Sampling("dpmpp_2m", 20)]
 SHOWN = ("fd_radiomic", "kernel, fd_radiomic", "coverage, fd_radiomic", "fd_random3d", "MS-SSIM", "copy rate")
@@ -103,32 +105,25 @@ def step_seconds(trainer: Trainer) -> list[float]:
 
 @torch.inference_mode()
 def call_seconds(system: System) -> list[float]:
-    """Return CPU seconds of a call for one volume, in fp32 as on any CPU."""
-    network, seconds = fp32(system), []
+    """Return CPU seconds of a call for each volume of a batch, in fp32 as on any CPU."""
+    denoiser: Any = system.denoiser
+    x = system.start(system.blank(), ["0"] * BATCH, 1.0)  # type: ignore[operator]
+    trained_in, denoiser.compute_dtype = denoiser.compute_dtype, torch.float32
+    seconds = []
     for _ in range(WARM + TIMED):
         before = time.process_time()
-        network()
-        seconds.append(time.process_time() - before)
+        denoiser(x, torch.ones((), dtype=torch.float64))
+        seconds.append((time.process_time() - before) / BATCH)
+    denoiser.compute_dtype = trained_in
     return seconds[WARM:]
 
 
-def fp32(system: System) -> Any:
-    """Return a call of the denoiser for one volume in fp32."""
-    denoiser: Any = system.denoiser
-    x, sigma = system.start(system.blank(), ["0"], 1.0), torch.ones((), dtype=torch.float64)  # type: ignore[operator]
-
-    def call() -> None:
-        before, denoiser.compute_dtype = denoiser.compute_dtype, torch.float32
-        denoiser(x, sigma)
-        denoiser.compute_dtype = before
-
-    return call
-
-
 def gflop(system: System) -> float:
-    """Count the floating point operations of a call for one volume, in units of 1e9."""
+    """Count the floating point operations of a call for one volume, in units of 1e9, on tensors without content."""
+    denoiser = deepcopy(system.denoiser).to("meta")  # type: ignore[operator]
+    x = torch.empty_like(system.start(system.blank(), ["0"], 1.0), device="meta")  # type: ignore[operator]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        fp32(system)()
+        denoiser(x, torch.ones((), dtype=torch.float64))
     return counter.get_total_flops() / 1e9
 
 
