@@ -180,7 +180,8 @@ def hippocampus() -> str:
     levels = {
         name: {"real against real (38 training scans)": (real[name]["mean"], real[name]["std"])} for name in HIPPOCAMPUS
     }
-    title = f"hippocampus-wdm: {tree['n']} volumes against {tree['n']} test scans, three seeds (one beyond 100 calls, and of Euler)"
+    seeds = "three seeds (one beyond 100 calls, and of Euler)"
+    title = f"hippocampus-wdm: {tree['n']} volumes against {tree['n']} test scans, {seeds}"
     draw(HERE / "quality_hippocampus.png", rows, HIPPOCAMPUS, chosen, levels, title, spread=True)
     shown = ("fd_radiomic", "kernel, fd_radiomic", "coverage, fd_radiomic", "density, fd_radiomic", "fd_random3d")
     shown = (*shown, "MS-SSIM", "copy rate")
