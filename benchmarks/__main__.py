@@ -191,7 +191,7 @@ def one_row(row: str) -> None:
         seconds.append(time.perf_counter() - begin)
     who = resource.RUSAGE_CHILDREN if name == "synthesize" else resource.RUSAGE_SELF
     peak = resource.getrusage(who).ru_maxrss / 2**20
-    calls = {"synthesize mean": 1, "synthesize sample": 15}.get(row, 1)
+    calls = {"synthesize mean": 1, "synthesize sample": 6}.get(row, 1)
     taken = median(seconds) * SCALED.get(name, 1)
     print(json.dumps({"seconds": taken, "runs": repeats, "calls": calls, "peak_gib": round(peak, 2)}))
 

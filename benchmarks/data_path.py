@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gen3d.cli import keep_freed_memory
 from gen3d.core.config import build
 from gen3d.core.system import System
 from gen3d.core.training import Trainer
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="of the code, by default that of the checkout")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command line does, whose loader workers inherit it
     commit = (
         options.commit
         or subprocess.run(

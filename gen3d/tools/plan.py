@@ -33,6 +33,7 @@ class Rate:
 
 RATES = (
     Rate("A100 40 GB, TF32, published code", 44e12, 1e12, "0.72 s a step of 10 at 128 cubed, pfriedri/wdm-3d issue 5"),
+    Rate("2 CPU cores with AMX, bf16", 0.43e12, 1e11, "WDM at 64 cubed, python -m benchmarks.networks --device cpu"),
 )
 
 
