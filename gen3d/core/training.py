@@ -50,8 +50,8 @@ class TrainConfig:
         ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for
             no averaging.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs, where it takes a minute or two,
-            ``yes`` pays in runs of hundreds of steps.
+        compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs, where it takes minutes, ``yes``
+            pays in runs of hundreds of steps.
         recompute: How many of the finest levels are computed again in the backward pass instead of kept; ``auto``
             takes as many as the GPU's memory asks for, none on CPUs.
         shard: Whether several processes share parameters and all that belongs to them, for networks too large for one
