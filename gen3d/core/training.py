@@ -50,7 +50,7 @@ class TrainConfig:
         ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for
             no averaging.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs, where it takes minutes, ``yes``
+        compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs it takes minutes and ``yes``
             pays in runs of hundreds of steps.
         recompute: How many of the finest levels are computed again in the backward pass instead of kept; ``auto``
             takes as many as the GPU's memory asks for, none on CPUs.
