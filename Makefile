@@ -42,7 +42,7 @@ fix: setup  ## mend format and what the linter can
 bench: setup  ## times and memory on this CPU, as tables
 	@$(BIN)/python -m benchmarks && $(BIN)/python -m benchmarks.networks --device cpu
 
-bench-gpu:  ## the published networks on this GPU; needs a python with torch, GPU_PYTHON, and no more
+bench-gpu:  ## the published networks on this GPU; GPU_PYTHON needs torch, numpy, safetensors and PyYAML
 	@mkdir -p $(BARE)/gen3d && ln -sfn $(CURDIR)/benchmarks $(BARE)/
 	@ln -sfn $(wildcard $(CURDIR)/gen3d/*) $(addprefix $(CURDIR)/,samplers metrics configs) $(BARE)/gen3d/
 	@cd $(BARE) && $(GPU_PYTHON) -m benchmarks.networks $(BENCH)
