@@ -6,8 +6,8 @@ Same weights and inputs in every row: one call, one training step (loss, gradien
 1000 and marked so; seconds (medians after a warm-up), most bytes alive, TFLOP/s, the share of the device's measured
 matrix peak in the row's number format, where the time goes, the relative difference from strict float32. What a kernel
 of our own for norm and SiLU could win at most is measured by leaving them out. Needs torch (and Triton for what
-is compiled), numpy, safetensors and PyYAML; MONAI's DiffusionModelUNet is a row where it is installed, the whole command
-is timed where nibabel is.
+is compiled), numpy, safetensors and PyYAML; MONAI's DiffusionModelUNet is a row where it is installed, the whole
+command is timed where nibabel is.
 Writes networks_DEVICE.json, and networks_DEVICE.png where matplotlib is there; ``--draw`` draws a JSON file.
 """
 
