@@ -97,7 +97,8 @@ def units(system: System) -> list[Unit]:
                         channel,
                         {
                             "voxels": whole["voxels"][(..., *box)] * present[..., None, None, None],
-                            "known": whole["known"][(..., *box)],
+                            "floors": whole["floors"],
+                            "quantiles": whole["quantiles"],
                             "present": present,
                         },
                         raw[name][box],

@@ -20,7 +20,9 @@ def whole_contrast(device: torch.device) -> dict[str, Any]:
     size = (1, 4, 240, 240, 155)
     voxels = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device)
     present = torch.tensor([[True, True, True, False]], device=device)
-    example = {"voxels": voxels, "known": voxels, "present": present, "target": ~present}
+    example = {"voxels": voxels, "present": present, "target": ~present}
+    example["floors"] = torch.full((1, 4), -2.5, device=device)
+    example["quantiles"] = torch.linspace(-2.5, 2.5, 65, device=device).expand(1, 4, 65).contiguous()
     with torch.inference_mode():
 
         def make() -> Tensor:

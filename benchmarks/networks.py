@@ -36,7 +36,7 @@ from gen3d.core.denoiser import Denoiser, pad_to_stride
 from gen3d.core.graphs import Replayed
 from gen3d.core.memory import LiveBytes, taken
 from gen3d.core.parameterization import X0
-from gen3d.core.precision import store_weights, use_precision
+from gen3d.core.precision import on_this_cpu, store_weights, use_precision
 from gen3d.nn.conv import Conv
 from gen3d.nn.norm import GroupNormSiLU
 from gen3d.nn.unet import UNet, UNetConfig
@@ -94,7 +94,9 @@ def ways(device: torch.device, *, compiling: bool) -> list[Way]:
     bf16 = Way("gen3d, bf16", torch.bfloat16)
     compiled = replace(bf16, name="gen3d, bf16, compiled", compiled=True)
     if device.type == "cpu":
-        return [STRICT, OURS, bf16, *([compiled] if compiling else [])]
+        if not on_this_cpu(torch.bfloat16):
+            bf16, compiled = OURS, replace(OURS, name="gen3d, float32, compiled", compiled=True)
+        return list(dict.fromkeys([STRICT, OURS, bf16, *([compiled] if compiling else [])]))
     graph = replace(bf16, name="gen3d, bf16, graph", graphs=True)
     half = replace(graph, name="gen3d, fp16, graph", dtype=torch.float16)
     return [STRICT, DEFAULT, bf16, graph, half, replace(compiled, name="gen3d, bf16, compiled, graph", graphs=True)]

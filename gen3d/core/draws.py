@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gen3d.core.error import UserError
 from gen3d.core.randomness import Key, derive, uniform
@@ -55,7 +55,8 @@ def collate(items: Sequence[tuple[Example, Key]]) -> Batch:
     if len(examples) == 1:
         return {name: part for name, part in examples[0].items() if isinstance(part, Tensor)}, list(keys)
     names = [name for name, part in examples[0].items() if isinstance(part, Tensor)]
-    return {name: torch.cat([e[name] for e in examples]) for name in names}, list(keys)
+    # stacked by PyTorch, which in a worker writes straight into shared memory
+    return {name: default_collate([e[name] for e in examples]).flatten(0, 1) for name in names}, list(keys)
 
 
 def loader(draws: Draws, batches: Iterable[Sequence[int]], workers: int, *, pin: bool) -> DataLoader[Any]:

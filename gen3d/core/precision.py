@@ -6,6 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from gen3d.core.error import UserError
+
+NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Precision(NamedTuple):
     """A number format and why it was chosen."""
@@ -23,11 +27,16 @@ def choose_precision(device: torch.device | str, asked: str = "auto") -> Precisi
 
     Raises:
         KeyError: ``asked`` is none of these.
+        UserError: The device is a CPU that convolves hundreds of times slower in it.
     """
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if asked != "auto":
-        return Precision(names[asked], "asked for")
     device = torch.device(device)
+    if asked != "auto":
+        if device.type == "cpu" and not on_this_cpu(NAMES[asked]):
+            raise UserError(
+                f"precision '{asked}': this CPU has no arithmetic for it and would take hundreds of times as long; "
+                "use auto or fp32"
+            )
+        return Precision(NAMES[asked], "asked for")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision(torch.bfloat16, "the GPU computes in bf16")
@@ -35,6 +44,14 @@ def choose_precision(device: torch.device | str, asked: str = "auto") -> Precisi
     if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
         return Precision(torch.bfloat16, "the CPU multiplies matrices in bf16")
     return Precision(torch.float32, f"this {device.type} computes in fp32")
+
+
+def on_this_cpu(dtype: torch.dtype) -> bool:
+    """Tell whether this CPU convolves in a number format at all fast: narrow ones want AVX-512 or newer."""
+    if dtype == torch.float32:
+        return True
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    return torch.backends.mkldnn.is_available() and bool(getattr(torch.ops.mkldnn, name)())
 
 
 def precision_context(device: torch.device | str, dtype: torch.dtype) -> AbstractContextManager[None]:

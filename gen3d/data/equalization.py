@@ -1,20 +1,18 @@
-"""A contrast's grey scale by rank among the brain's voxels, and the table by which a patch is mapped fast."""
+"""A contrast's grey scale by rank among the brain's voxels, and the table by which stored voxels are mapped fast."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gen3d.core.volume import Prepared
 
-Curve = Callable[[np.ndarray], np.ndarray]  # pointwise, of float32 voxels
 KNOTS = 65
 LOWEST, OUTSIDE = -1.7, -2.5
-with np.errstate(invalid="ignore"):
-    HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+TINY = 1e-3  # above the floor by less than this is still no brain
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,9 +31,14 @@ def knots(prepared: Prepared) -> np.ndarray:
     rows = []
     for v, floor in zip(prepared.voxels, floors(prepared), strict=True):
         sample = np.asarray(v[::2, ::2, ::2], dtype=np.float32)
-        inside = sample[sample > floor + 1e-3]
+        inside = sample[sample > floor + TINY]
         rows.append(np.quantile(inside if inside.size else sample, np.linspace(0, 1, KNOTS)))
     return np.stack(rows)
+
+
+def quantiles(prepared: Prepared) -> np.ndarray:
+    """Return the knots, from the cache where they were stored, (C, KNOTS) float32."""
+    return (prepared.quantiles if isinstance(prepared, Measured) else knots(prepared)).astype(np.float32)
 
 
 def floors(prepared: Prepared) -> np.ndarray:
@@ -44,48 +47,63 @@ def floors(prepared: Prepared) -> np.ndarray:
     return np.array(zeros, dtype=np.float32).astype(prepared.voxels.dtype).astype(np.float32)
 
 
-def above_floor(voxels: Tensor, prepared: Prepared) -> Tensor:
-    """Return where any present contrast of (C, X, Y, Z) is above zero intensity, (X, Y, Z) bool."""
-    inside = np.zeros((2, *voxels.shape[1:]), dtype=bool)
-    for v, floor, present in zip(voxels.numpy(), floors(prepared), prepared.present, strict=True):
-        if present:
-            _above(v, floor + 1e-3, out=inside[1])
-            inside[0] |= inside[1]
-    return torch.from_numpy(inside[0])
+def above_floor(voxels: Tensor, floors: Tensor, present: Tensor) -> Tensor:
+    """Return where any present contrast is above zero intensity.
+
+    Args:
+        voxels: (B, C, X, Y, Z).
+        floors: What an intensity of 0 became, (B, C).
+        present: Which contrasts to look at, (B, C) bool.
+
+    Returns:
+        (B, 1, X, Y, Z) bool.
+    """
+    inside = [
+        (v.float() > (floor + TINY)[:, None, None, None]) & here[:, None, None, None]
+        for v, floor, here in zip(voxels.unbind(1), floors.unbind(1), present.unbind(1), strict=True)
+    ]
+    return torch.stack(inside).any(0)[:, None]
 
 
-def curves(prepared: Prepared) -> list[Curve]:
-    """Return what turns each contrast into ranks: -1.7 for the brain's darkest, 1.7 for its brightest, -2.5 outside."""
-    quantiles = prepared.quantiles if isinstance(prepared, Measured) else knots(prepared)
-    return [partial(_ranked, floor=f, quantiles=q) for f, q in zip(floors(prepared), quantiles, strict=True)]
+def ranked(voxels: Tensor, floors: Tensor, quantiles: Tensor) -> Tensor:
+    """Return each contrast's ranks: -1.7 for the brain's darkest, 1.7 for its brightest, -2.5 outside.
+
+    Straight lines between the quantiles; beyond them the first and last rank.
+
+    Args:
+        voxels: (B, C, ...) float32.
+        floors: What an intensity of 0 became, (B, C).
+        quantiles: Evenly spaced ones of the brain's voxels, (B, C, K), ascending.
+
+    Returns:
+        (B, C, ...) float32.
+    """
+    parts = zip(voxels.flatten(2).unbind(1), floors.unbind(1), quantiles.unbind(1), strict=True)
+    return torch.stack([_ranked(*part) for part in parts], dim=1).view(voxels.shape)
 
 
-def tabulated(curve: Curve, voxels: np.ndarray, out: np.ndarray) -> None:
-    """Write ``curve(voxels)`` into ``out``, (X, Y, Z); float16 voxels by a table of all 65,536 that there are."""
-    if voxels.dtype != np.float16 or voxels.size < len(HALVES):
-        out[...] = curve(voxels.astype(np.float32))
-        return
-    with np.errstate(all="ignore"):  # of the infinite and what is no number
-        table = curve(HALVES)
-    # by slabs, since numpy widens the indices to 64 bits; "clip", since the other modes write through a copy
-    for slab, bits in zip(out, voxels.view(np.uint16), strict=True):
-        np.take(table, bits, out=slab, mode="clip")
+def tabulated(curve: Callable[[Tensor], Tensor], voxels: Tensor) -> Tensor:
+    """Return ``curve(voxels)``, float16 voxels by a table of all 65,536 numbers that there are.
+
+    Args:
+        curve: Pointwise, one for each item and contrast, (B, C, N) float32 to the same.
+        voxels: (B, C, X, Y, Z) float16 or float32.
+
+    Returns:
+        (B, C, X, Y, Z) float32.
+    """
+    flat = voxels.flatten(2)
+    if flat.dtype != torch.float16 or flat.shape[2] < 2**16:
+        return curve(flat.float()).view(voxels.shape)
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16, device=voxels.device)
+    table = curve(bits.view(torch.float16).float().expand(*flat.shape[:2], -1).contiguous())
+    pairs = zip(table.unbind(1), flat.view(torch.int16).unbind(1), strict=True)
+    return torch.stack([row.gather(1, bits.long() + 2**15) for row, bits in pairs], dim=1).view(voxels.shape)
 
 
-def _above(voxels: np.ndarray, level: np.float32, out: np.ndarray) -> None:
-    if voxels.dtype != np.float16:
-        np.greater(voxels, level, out=out)
-        return
-    limit = np.float16(level)
-    if limit > level:
-        limit = np.nextafter(limit, np.float16(-np.inf))
-    # numbers of one sign are ordered as their bits are, by magnitude; numpy compares integers 20 times as fast
-    if level < 0:
-        np.less(voxels.view(np.uint16), limit.view(np.uint16), out=out)
-    else:
-        np.greater(voxels.view(np.int16), limit.view(np.int16), out=out)
-
-
-def _ranked(voxels: np.ndarray, floor: np.float32, quantiles: np.ndarray) -> np.ndarray:
-    ranks = np.interp(voxels, quantiles, np.linspace(LOWEST, -LOWEST, KNOTS))
-    return np.where(voxels > floor + 1e-3, ranks, OUTSIDE).astype(np.float32)
+def _ranked(voxels: Tensor, floor: Tensor, quantiles: Tensor) -> Tensor:
+    left = (torch.searchsorted(quantiles.contiguous(), voxels.contiguous(), right=True) - 1).clamp_(min=0)
+    slopes = pad(1 / quantiles.diff(dim=1), (0, 1))
+    share = ((voxels - quantiles.gather(1, left)) * slopes.gather(1, left)).clamp_(0, 1)
+    ranks = LOWEST - 2 * LOWEST * (left + share) / (KNOTS - 1)
+    return torch.where(voxels > floor[:, None] + TINY, ranks, OUTSIDE)

@@ -31,7 +31,8 @@ class Conv(nn.Conv3d):
 def slow_on_cpu(x: Tensor) -> bool:
     """Tell whether conv3d would take its slow path, which loses the layout too: it does for small float32 volumes."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # which chooses for itself, and does not know the other function
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")

@@ -13,7 +13,7 @@ from gen3d.core.config import build
 from gen3d.core.draws import collate
 from gen3d.core.error import UsageError
 from gen3d.core.footprint import Footprint, blank_example, footprints, sampling_memory
-from gen3d.core.precision import choose_precision
+from gen3d.core.precision import NAMES
 from gen3d.core.system import System
 from gen3d.core.training import Optimization, TrainConfig, make_ready
 from gen3d.systems import system_class
@@ -104,7 +104,7 @@ def systems(experiment: Experiment) -> Iterator[tuple[System, bool]]:
 def choose(system: System, train: TrainConfig, memory: float, *, whole: bool) -> Choice:
     """Return what fits, with the fewest levels computed again and then the largest batch; or the thriftiest."""
     precision = "bf16" if train.precision == "auto" else train.precision
-    dtype = choose_precision("cpu", precision).dtype
+    dtype = NAMES[precision]
     example = blank_example(system)
     items = train.batch * train.accumulate
     batches = [n for n in range(train.batch, 0, -1) if items % n == 0]

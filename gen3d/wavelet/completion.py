@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,8 @@ from gen3d.core.randomness import Key, derive, normal, normal_on, seed_of, unifo
 from gen3d.core.system import Example, Objective, Sampling, System
 from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.core.wrap import Denoise, Window, keep, tiled
-from gen3d.data.augmentation import Augmentation, Change
-from gen3d.data.equalization import Curve, above_floor, curves, floors
+from gen3d.data.augmentation import Augmentation, toned
+from gen3d.data.equalization import above_floor, floors, quantiles, ranked, tabulated
 from gen3d.data.intensity import Intensity
 from gen3d.data.patches import flipped, random_start, window
 from gen3d.data.prepare import prepare
@@ -136,50 +137,37 @@ class Completion(System):
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
         """Return tensors with a batch axis of 1.
 
-        ``voxels`` (1, C, X, Y, Z) are clean, for training as they are stored (float16 in a cache), ``known`` the given
-        ones after augmentation, ``present`` (1, C) says what is given, ``target`` (1, C) what is asked for, ``weight``
-        (1, 1, X, Y, Z) where the loss looks, ``width`` (1, C) each contrast's window.
+        ``voxels`` (1, C, X, Y, Z) are clean, for training as they are stored (float16 in a cache), ``present`` (1, C)
+        says what is given, ``target`` (1, C) what is asked for, ``floors`` (1, C) and ``quantiles`` (1, C, K) lead to
+        the ranks. For training besides: ``width`` (1, C), each contrast's window; what ``Augmentation.draw`` returns,
+        to be done on the device; where lesions have a weight, ``lesion`` (1, 1, X, Y, Z).
         """
         prepared = case if isinstance(case, Prepared) else self.prepare(case)
         present = torch.from_numpy(np.asarray(prepared.present))
+        tensors = {"floors": torch.from_numpy(floors(prepared))}
+        if self.config.equalize:
+            tensors["quantiles"] = torch.from_numpy(quantiles(prepared))
         if key is None:
             voxels = torch.from_numpy(np.array(prepared.voxels, dtype=np.float32))
-            tensors = {
-                "voxels": voxels,
-                "known": self.equalized(voxels, prepared),
-                "present": present,
-                "target": ~present,
-            }
+            tensors |= {"voxels": voxels, "present": present, "target": ~present}
             return {**{name: part[None] for name, part in tensors.items()}, "prepared": prepared}
         rng = np.random.default_rng(seed_of(derive(key, "crop")))
         start = self.patch_start(prepared, rng)
         hidden = self.hide(present, rng)
-        given = present & ~hidden
         left_right = next(i for i, code in enumerate(self.config.axes) if code in "LR")
-        change = Change.draw(self.config.augmentation, len(given), left_right, rng)
-        patch = flipped(window(prepared.voxels, start, self.config.patch, floors(prepared)), change.flips)
-        weight = torch.where(above_floor(torch.from_numpy(patch), prepared), 1.0, self.config.background)
-        if prepared.lesion is not None and self.config.lesion != 1:
-            lesion = flipped(window(prepared.lesion, start, self.config.patch), change.flips)
-            weight[torch.from_numpy(lesion) > 0] *= self.config.lesion
-        tensors = {
-            "voxels": torch.from_numpy(patch),
-            "known": torch.from_numpy(change.applied(patch, self.curves(prepared), given.numpy(), rng)),
-            "present": given,
+        change, flips = self.config.augmentation.draw((present & ~hidden).numpy(), left_right, rng)
+        patch = window(prepared.voxels, start, self.config.patch, floors(prepared))
+        tensors |= change | {
+            "voxels": torch.from_numpy(flipped(patch, flips)),
+            "present": present & ~hidden,
             "target": present & hidden,
-            "weight": weight[None],
             "width": torch.tensor([(s.high - s.low) * s.gain if s else 1.0 for s in prepared.scales]),
         }
+        if self.config.lesion != 1:
+            whole = np.zeros(prepared.voxels.shape[1:], np.uint8) if prepared.lesion is None else prepared.lesion
+            lesion = flipped(window(whole, start, self.config.patch), flips)
+            tensors["lesion"] = torch.from_numpy(lesion > 0)[None]
         return {name: part[None] for name, part in tensors.items()}
-
-    def equalized(self, voxels: Tensor, prepared: Prepared) -> Tensor:
-        """Return each contrast by rank, where the model asks for it, (C, X, Y, Z)."""
-        pairs = zip(self.curves(prepared), voxels.numpy(), strict=True)
-        return torch.from_numpy(np.stack([curve(v) for curve, v in pairs]))
-
-    def curves(self, prepared: Prepared) -> list[Curve]:
-        """Return what each contrast goes through before it is given: the ranks, or nothing."""
-        return curves(prepared) if self.config.equalize else [unchanged] * len(self.config.contrasts)
 
     def patch_start(self, prepared: Prepared, rng: np.random.Generator) -> Triple:
         """Draw where a patch starts: near a lesion, or around any voxel of the brain's box."""
@@ -219,11 +207,38 @@ class Completion(System):
             return -3.0, 3.0
         return self.config.ranges[self.config.contrasts.index(contrast)]
 
+    def known(self, example: Example) -> Tensor:
+        """Return the contrasts as the network is given them, by rank where the model asks for it."""
+        return tabulated(partial(self.equalized, example), example["voxels"])
+
+    def equalized(self, example: Example, voxels: Tensor) -> Tensor:
+        """Return (B, C, ...) by rank, where the model asks for it."""
+        return ranked(voxels, example["floors"], example["quantiles"]) if self.config.equalize else voxels
+
+    def changed(self, example: Example, keys: Sequence[Key]) -> Tensor:
+        """Return the contrasts as another scanner might have shown them."""
+
+        def tone(voxels: Tensor) -> Tensor:
+            return toned(self.equalized(example, voxels), example)
+
+        return self.config.augmentation.spread(tabulated(tone, example["voxels"]), example, keys)
+
+    def weight(self, example: Example) -> Tensor:
+        """Return where the loss looks, (B, C, X, Y, Z): at the hidden contrasts, in the brain, at its lesions."""
+        present, target = example["present"], example["target"]
+        inside = above_floor(example["voxels"], example["floors"], present | target)
+        weight = torch.where(inside, 1.0, self.config.background)
+        if self.config.lesion != 1:
+            weight = torch.where(example["lesion"], self.config.lesion * weight, weight)
+        return weight * target[..., None, None, None]
+
     def condition(self, example: Example) -> Condition:
         """Return the known contrasts in coordinates, zeros where absent, and which are there."""
-        present = example["present"]
-        known = example["known"] * present[..., None, None, None]
-        return Condition(channels=self.space.encode(known), present=present)
+        return self.given(self.known(example), example["present"])
+
+    def given(self, known: Tensor, present: Tensor) -> Condition:
+        """Put contrasts into coordinates, zeros where absent."""
+        return Condition(channels=self.space.encode(known * present[..., None, None, None]), present=present)
 
     def objectives(self) -> list[Objective]:
         """One objective: the network."""
@@ -238,9 +253,9 @@ class Completion(System):
         noise = normal_on(device, [derive(key, "noise") for key in keys], x0.shape[1:])
         mean = sent(mean, device)
         x = torch.where(mean[:, None, None, None, None], 0.0, x0 + broadcast(sigma.float(), x0) * noise)
-        guess = self.guess(x, sigma, self.condition(example))
+        guess = self.guess(x, sigma, self.given(self.changed(example, keys), example["present"]))
         error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
-        weight = example["weight"] * example["target"][..., None, None, None]
+        weight = self.weight(example)
         item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
         item = 36 * item * sent(self.config.parameterization.weight(sigma), device)
         return {
@@ -277,8 +292,3 @@ class Completion(System):
         """Return all contrasts on the model's scale, (B, C, X, Y, Z)."""
         size = example["voxels"].shape[2:]
         return self.space.decode(coords, (size[0], size[1], size[2]))
-
-
-def unchanged(voxels: np.ndarray) -> np.ndarray:
-    """Return the voxels."""
-    return voxels

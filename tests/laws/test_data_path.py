@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gen3d.core.volume import Prepared, Scale
 from gen3d.data import cache
-from gen3d.data.augmentation import Augmentation, Change
-from gen3d.data.equalization import HALVES, Measured, above_floor, curves, knots, tabulated
+from gen3d.data.augmentation import Augmentation
+from gen3d.data.equalization import Measured, above_floor, floors, knots, ranked, tabulated
 from gen3d.nn.unet import UNetConfig
 from gen3d.spaces.wavelet import Wavelet
 from gen3d.wavelet.completion import Completion, CompletionConfig
@@ -22,6 +23,7 @@ from gen3d.wavelet.wdm import WDM, WDMConfig
 
 NETWORK = UNetConfig(64, 32, width=8, multipliers=(1, 2), blocks=1, groups=4, present=4)
 PATCH = (40, 48, 36)  # more voxels than a float16 has values, so that the table is used
+HALVES = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
 EVERYTHING = Augmentation(gain=0.2, shift=0.2, bend=0.05, ramp=0.1, noise=0.1, mix=0.2, flip=0.5)
 
 
@@ -80,24 +82,34 @@ def test_stored_quantiles_are_those_of_the_stored_voxels(stored: Prepared) -> No
     assert stored.quantiles.shape == (4, 65)
 
 
-@pytest.mark.parametrize("curve", [np.tanh, lambda v: v > 0.3, lambda v: 2 * v + v * np.abs(v)])
-def test_a_table_equals_the_curve_for_every_float16(curve: Callable[[np.ndarray], np.ndarray]) -> None:
-    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(16, 64, 64)
-    with np.errstate(all="ignore"):
-        expected = curve(HALVES).reshape(halves.shape)
-    out = np.empty_like(expected)
-    tabulated(curve, halves, out)
-    np.testing.assert_array_equal(out, expected)
+@pytest.mark.parametrize("curve", [torch.tanh, lambda v: (v > 0.3).float(), lambda v: 2 * v + v * v.abs()])
+def test_a_table_equals_the_curve_for_every_float16(curve: Callable[[Tensor], Tensor]) -> None:
+    halves = HALVES.view(1, 1, 16, 64, 64)
+    expected = curve(halves.float())
+    torch.testing.assert_close(tabulated(curve, halves), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("floor", [-1.5, -0.25, -1e-3, -2e-4, 0.0, 0.37])
 def test_the_brain_is_found_the_same_in_float16(floor: float) -> None:
-    finite = HALVES[np.isfinite(HALVES)]
-    case = replace(brain(), voxels=finite.astype(np.float16).reshape(1, 8, 62, -1), present=np.ones(1, dtype=bool))
-    case = replace(case, scales=(Scale(1.0, floor, 0.0, 1.0),))
+    finite = HALVES[HALVES.isfinite()].view(1, 1, 8, 62, -1)
     level = np.float32(np.float16(floor)) + np.float32(1e-3)
-    got = above_floor(torch.from_numpy(case.voxels), case).numpy().ravel()
-    np.testing.assert_array_equal(got, finite > level)
+    rounded = torch.tensor([[np.float32(np.float16(floor))]])
+    got = above_floor(finite, rounded, torch.ones(1, 1, dtype=torch.bool))
+    assert torch.equal(got, finite.float() > level)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranks_are_straight_lines_between_quantiles(ties: bool, stored: Prepared) -> None:
+    """numpy's own interpolation, where quantiles coincide as well: at the bottom, inside, at the top."""
+    quantiles = stored.quantiles.astype(np.float32)  # type: ignore[attr-defined]
+    if ties:
+        quantiles[:, :3], quantiles[:, 30:33], quantiles[:, -3:] = (quantiles[:, (2, 32, -3)].T)[..., None]
+    voxels = np.concatenate([quantiles, quantiles + 0.01, quantiles - 0.01, 100 * quantiles], axis=1)
+    low = floors(stored)
+    got = ranked(*(torch.from_numpy(part)[None] for part in (voxels, low, quantiles)))[0].numpy()
+    for v, floor, q, ranks in zip(voxels, low, quantiles, got, strict=True):
+        expected = np.where(v > floor + 1e-3, np.interp(v, q, np.linspace(-1.7, 1.7, 65)), -2.5)
+        np.testing.assert_allclose(ranks, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("equalize", [True, False])
@@ -105,31 +117,33 @@ def test_float16_by_table_equals_float32_without(equalize: bool, stored: Prepare
     system = completion(equalize=equalize, lesion=3.0)
     plain = replace(stored, voxels=stored.voxels.astype(np.float32))
     for i in range(4):
-        fast, slow = system.example(stored, f"0/{i}/0"), system.example(plain, f"0/{i}/0")
+        keys = [f"0/{i}/0"]
+        fast, slow = system.example(stored, keys[0]), system.example(plain, keys[0])
         assert (fast["voxels"].dtype, slow["voxels"].dtype) == (torch.float16, torch.float32)
-        for name in slow:
-            assert torch.equal(fast[name], slow[name].to(fast[name].dtype)), name
+        assert torch.equal(system.weight(fast), system.weight(slow))
+        assert torch.equal(system.changed(fast, keys), system.changed(slow, keys))
 
 
 def test_the_change_is_what_its_attributes_say(stored: Prepared) -> None:
     """The augmentation written out on the whole patch, as an equation."""
-    rng = np.random.default_rng(3)
-    change = Change.draw(replace(EVERYTHING, noise=0.0, flip=1.0), 4, 0, rng)
-    given = np.array([True, False, True, True])
-    patch = np.array(stored.voxels)
+    system = completion(replace(EVERYTHING, noise=0.0, flip=1.0))
+    example = system.example(stored, "0/4/0")
+    gain, shift, bend, slopes, mixing = (
+        example[name][0].double().numpy() for name in ("gain", "shift", "bend", "slopes", "mixing")
+    )
+    given, patch = example["present"][0].numpy(), example["voxels"][0].float().numpy()
+    assert 0 < given.sum() < 4
     lines = np.meshgrid(*[np.linspace(-1, 1, n) for n in patch.shape[1:]], indexing="ij")
     whole = []
-    for c, (v, curve) in enumerate(zip(patch.astype(np.float32), curves(stored), strict=True)):
-        w = change.gain[c] * curve(v).astype(np.float64) + change.shift[c]
-        w += change.bend[c] * w * np.abs(w)
-        field = sum(slope * line for slope, line in zip(change.slopes[c], lines, strict=True))
-        whole.append((w + field[::-1]) * given[c])
-    mixing = np.eye(4) + change.shares * given
-    mixing /= np.sqrt((mixing**2).sum(1, keepdims=True))
-    expected = np.einsum("ij,jxyz->ixyz", mixing, np.stack(whole)) * given[:, None, None, None]
-    got = change.applied(patch, curves(stored), given, rng)
-    assert change.flips == (0,)
-    np.testing.assert_allclose(got, expected, atol=3e-6, rtol=2**-11)  # the latter is float16's own rounding
+    for c, (v, floor, q) in enumerate(zip(patch, floors(stored), knots(stored), strict=True)):
+        rank = np.where(v > floor + 1e-3, np.interp(v, q, np.linspace(-1.7, 1.7, 65)), -2.5)
+        w = gain[c] * rank + shift[c]
+        whole.append(w + bend[c] * w * np.abs(w) + sum(s * line for s, line in zip(slopes[c], lines, strict=True)))
+    np.testing.assert_allclose((mixing**2).sum(1), 1, rtol=1e-6)
+    assert (mixing[:, ~given] == np.eye(4)[:, ~given])[given].all()
+    got = system.changed(example, ["0/4/0"])[0].numpy()
+    expected = np.einsum("ij,jxyz->ixyz", mixing, np.stack(whole))
+    np.testing.assert_allclose(got[given], expected[given], atol=2e-5)
 
 
 @pytest.mark.parametrize("axes", ["RAS", "ASR"])
@@ -138,9 +152,12 @@ def test_flipped_examples_are_the_others_mirrored(axes: str, stored: Prepared) -
     one, other = (completion(replace(change, flip=p), axes=axes, lesion=2.0) for p in (0.0, 1.0))
     straight, mirrored = one.example(stored, "0/3/0"), other.example(stored, "0/3/0")
     axis = 2 + min(axes.find("L") % 4, axes.find("R") % 4)
-    for name in ("voxels", "known", "weight"):
-        assert torch.equal(straight[name].flip(axis), mirrored[name]), name
-        assert not torch.equal(straight[name], mirrored[name]), name
+    pairs = [(straight[name], mirrored[name]) for name in ("voxels", "lesion")]
+    pairs += [(one.weight(straight), other.weight(mirrored))]
+    pairs += [(one.changed(straight, ["0"]), other.changed(mirrored, ["0"]))]
+    for left, right in pairs:
+        torch.testing.assert_close(left.flip(axis), right, rtol=0, atol=1e-6)
+        assert not torch.equal(left, right)
 
 
 class Keyed(Dataset[dict[str, Any]]):
@@ -160,14 +177,16 @@ def test_any_worker_makes_the_same_example_of_a_key(stored: Prepared) -> None:
 
 
 def test_noise_is_white_and_as_strong_as_drawn() -> None:
-    change = replace(Change.draw(Augmentation(noise=1.0), 1, 0, np.random.default_rng(0)), noise=np.array([0.3]))
-    voxels = np.zeros((64, 64, 64), dtype=np.float32)
-    change.add_noise(0, voxels, np.random.default_rng(1))
+    change = {"noise": torch.tensor([[0.3, 0.0]])}
+    grain = Augmentation(noise=1.0).spread(torch.zeros(1, 2, 64, 64, 64), change, ["0/1/0"])
+    assert not grain[0, 1].any()
+    assert not torch.equal(grain, Augmentation(noise=1.0).spread(torch.zeros(1, 2, 64, 64, 64), change, ["0/2/0"]))
+    voxels = grain[0, 0]
     assert abs(voxels.mean()) < 0.003
     assert abs(voxels.std() - 0.3) < 0.003
     assert abs((voxels**4).mean() / voxels.var() ** 2 - 3) < 0.05
     for axis in range(3):
-        near = (voxels * np.roll(voxels, 1, axis)).mean() / voxels.var()
+        near = (voxels * voxels.roll(1, axis)).mean() / voxels.var()
         assert abs(near) < 0.01, axis
 
 
@@ -181,8 +200,9 @@ GOLDEN = {  # hidden contrasts; sums of the given contrasts, of their squares, a
 @pytest.mark.parametrize("key", list(GOLDEN))
 def test_what_a_key_draws_stays(key: str) -> None:
     """Recorded when every step of the augmentation was a pass of its own over the patch."""
-    example = completion(replace(EVERYTHING, noise=0.0)).example(brain(), key)
-    known = example["known"] * example["present"][..., None, None, None]
+    system = completion(replace(EVERYTHING, noise=0.0))
+    example = system.example(brain(), key)
+    known = system.changed(example, [key]) * example["present"][..., None, None, None]
     got = [*map(float, (known.double().sum(), known.double().square().sum(), example["voxels"].double().sum()))]
     assert example["target"][0].int().tolist() == GOLDEN[key][0]
     assert got == pytest.approx(GOLDEN[key][1], rel=1e-6)

@@ -12,6 +12,7 @@ from gen3d.core.condition import Condition
 from gen3d.core.graphs import Replayed
 from gen3d.core.parameterization import X0, LogNormal
 from gen3d.core.system import System
+from gen3d.data.augmentation import Augmentation
 from gen3d.nn.unet import UNetConfig
 from gen3d.samplers import SAMPLERS, STOCHASTIC, karras
 from gen3d.spaces.wavelet import WaveletConfig
@@ -34,7 +35,9 @@ def cwdm() -> CWDM:
 
 def completion() -> Completion:
     network = UNetConfig(64, 32, present=4, **SMALL)  # type: ignore[arg-type]
-    return Completion(CompletionConfig(network=network, windows=(16, 16, 16), space=WaveletConfig(scale="sqrt8")))
+    changes = Augmentation(gain=0.1, shift=0.1, bend=0.1, ramp=0.1, noise=0.1, mix=0.1)
+    space = WaveletConfig(scale="sqrt8")
+    return Completion(CompletionConfig(network=network, windows=(16, 16, 16), space=space, augmentation=changes))
 
 
 def asked(system: System, device: torch.device | str, size: tuple[int, int, int]) -> Condition:
@@ -79,8 +82,10 @@ def test_losses_and_their_gradients_read_nothing_back(make: Callable[[], System]
     system = make()
     voxels = torch.rand(2, 1 if make is wdm else 4, 16, 16, 16)
     present = torch.tensor([[True, True, False, True]] * 2)
-    example = {"voxels": voxels, "known": voxels, "present": present, "target": ~present}
-    example |= {"weight": torch.ones(2, 1, 16, 16, 16), "width": torch.ones(2, 4)}
+    example = {"voxels": voxels, "present": present, "target": ~present, "width": torch.ones(2, 4)}
+    example |= {"floors": torch.zeros(2, 4), "quantiles": torch.linspace(0, 1, 65).expand(2, 4, 65).contiguous()}
+    example |= {name: torch.ones(2, 4) for name in ("gain", "shift", "bend", "noise")}
+    example |= {"slopes": torch.ones(2, 4, 3), "mixing": torch.ones(2, 4, 4)}
     for objective in system.objectives():
         with Unread():
             terms = objective.loss(example, ["a", "b"])

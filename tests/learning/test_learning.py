@@ -11,9 +11,10 @@ from gen3d.core.parameterization import EDM, X0, Betas, Flow, LogNormal, Paramet
 from gen3d.core.system import System
 from gen3d.core.training import TrainConfig, Trainer
 from gen3d.core.volume import Prepared
+from gen3d.data.equalization import above_floor
 from gen3d.data.phantom import phantom
 from gen3d.nn.unet import UNetConfig
-from gen3d.wavelet.completion import Completion, CompletionConfig, above_floor
+from gen3d.wavelet.completion import Completion, CompletionConfig
 from gen3d.wavelet.wdm import WDM, WDMConfig
 
 SMALL = {"width": 16, "multipliers": (1, 2), "blocks": 1, "groups": 4}
@@ -59,7 +60,7 @@ def test_completion_learns_and_is_saved(tmp_path: Path) -> None:
     loaded = gen3d.load(tmp_path / "model")
     assert loaded.config == system.config
     example = loaded.example(case)
-    brain = above_floor(example["voxels"][0], case)
+    brain = above_floor(example["voxels"], example["floors"], example["present"])[0, 0]
     unexplained = []
     for hidden in range(4):
         example["present"] = torch.arange(4)[None] != hidden

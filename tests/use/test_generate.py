@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813, the name its users know
 import torch
 
 from gen3d.core.checkpoint import save_model
+from gen3d.core.precision import on_this_cpu
 from gen3d.nn.unet import UNetConfig
 from gen3d.tools.generate import generate
 from gen3d.wavelet.wdm import WDM, WDMConfig
@@ -106,6 +107,7 @@ def test_a_model_that_has_not_learnt_yet(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "contact-sheet.png").exists()
 
 
+@pytest.mark.skipif(not on_this_cpu(torch.bfloat16), reason="needs a CPU that computes in bf16")
 def test_the_number_format_is_chosen_and_recorded_and_matters_little(gen3d: Run, tmp_path: Path) -> None:
     scans = {}
     for precision, said in (("fp32", "float32"), ("bf16", "bfloat16")):
