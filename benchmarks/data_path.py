@@ -3,10 +3,9 @@
 For each configuration, on real cases of ../shared/data in a cache of their own, one thread for each process:
 
 - ``example``: median processor milliseconds of ``System.example`` with a key, in one process, pages in memory;
-- ``0 workers``, ``2 workers``: examples a second on the clock out of the trainer's own loader, while nothing trains;
-- ``worker``, ``main``: processor milliseconds for each of them with 2 workers, in the workers (example, joining to a
-  batch, copy to shared memory) and in the process that trains; clocks suffer from other work on the machine, these
-  hardly do;
+- ``0 workers``, ``2 workers``: examples a second on the clock out of the trainer's own workers, while nothing trains;
+- ``prepared``: processor milliseconds for each of them with 2 workers, joining to a batch included; clocks suffer from
+  other work on the machine, these hardly do;
 - ``patch``: MB of an example's voxels as stored; ``read``: MB that come from the disk for the first example of a case
   whose pages were evicted, without read-ahead (the kernel's count for this process); ``file``: MB of the whole case;
 - ``step``: seconds of a training step. Measured: on this CPU, one thread. Assumed: three times the forward FLOPs,
@@ -19,11 +18,9 @@ Writes benchmarks/results/data_path.json; ``--name before`` puts a run of other 
 """
 
 import argparse
-import gc
 import json
 import mmap
 import os
-import resource
 import subprocess
 import tempfile
 import time
@@ -100,24 +97,16 @@ def seconds_per_example(system: System, cases: Sequence[Prepared]) -> float:
 
 def loaded(
     experiment: Experiment, system: System, cases: Sequence[Prepared], batches: int, workers: int
-) -> tuple[float, float, float]:
-    """Return examples a second out of the trainer's loader, and processor seconds of each in workers and in here."""
+) -> tuple[float, float]:
+    """Return examples a second out of the trainer's workers, and processor seconds of each."""
     steps = -(-batches // experiment.train.accumulate)
-    spent, own = children_seconds(), time.process_time()
+    spent = time.process_time()
     with tempfile.TemporaryDirectory() as run:
         trainer = Trainer(system, cases, replace(experiment.train, steps=steps, workers=workers), Path(run))
         arrived = [time.perf_counter() for step in trainer.batches() for _ in step]
-    gc.collect()  # the workers end with the loader
     count, rate = len(arrived), (len(arrived) - WARM) / (arrived[-1] - arrived[WARM - 1])
     items = count * experiment.train.batch
-    own, spent = time.process_time() - own, children_seconds() - spent
-    return rate * experiment.train.batch, spent / items, own / items
-
-
-def children_seconds() -> float:
-    """Return the processor seconds of all processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return rate * experiment.train.batch, (time.process_time() - spent) / items
 
 
 def trained(experiment: Experiment, system: System, cases: Sequence[Prepared], steps: int) -> tuple[float, float]:
@@ -164,22 +153,21 @@ def row(name: str, folder: Path) -> dict[str, float | str | None]:
     file = Path(cases[0].voxels.filename).stat().st_size  # type: ignore[attr-defined]
     read = read_from_disk(system, cases[0])
     patch = system.example(cases[0], "0/0/0")["voxels"]
-    alone, (rate, worker, main_process) = (loaded(experiment, system, cases, batches, n) for n in (0, 2))
+    alone, (rate, spent) = (loaded(experiment, system, cases, batches, n) for n in (0, 2))
     step, waiting = trained(experiment, system, cases, steps) if steps else (assumed_step(experiment, cases), None)
     items = experiment.train.batch * experiment.train.accumulate
     return {
         "example_ms": round(1000 * seconds_per_example(system, cases), 2),
         "per_s_0_workers": round(alone[0], 1),
         "per_s_2_workers": round(rate, 1),
-        "worker_ms": round(1000 * worker, 2),
-        "main_ms": round(1000 * main_process, 2),
+        "prepared_ms": round(1000 * spent, 2),
         "patch_mb": round(patch.numel() * cases[0].voxels.itemsize / 1e6, 2),
         "read_mb": round(read, 2),
         "file_mb": round(file / 1e6, 2),
         "examples_a_step": items,
         "step_s": round(step, 4),
         "step_is": "measured" if steps else "assumed",
-        "ahead": round(2 / worker * step / items, 2),
+        "ahead": round(2 / spent * step / items, 2),
         "waiting": None if waiting is None else round(waiting, 4),
     }
 
@@ -191,7 +179,7 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="of the code, by default that of the checkout")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the command line does, whose loader workers inherit it
+    keep_freed_memory()  # as the command line does
     commit = (
         options.commit
         or subprocess.run(

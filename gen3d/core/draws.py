@@ -1,14 +1,13 @@
 """Items of a run: from which case each is drawn, and how it reaches the device."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 
-from gen3d.core.error import UserError
 from gen3d.core.randomness import Key, derive, uniform
 from gen3d.core.system import Example, System
 from gen3d.core.volume import Prepared
@@ -26,7 +25,7 @@ def validation_key(seed: int, index: int) -> Key:
     return derive(seed, "validation", index)
 
 
-class Draws(Dataset[tuple[Example, Key]]):
+class Draws:
     """Item i as an example, a function of its key alone: any process, worker or resumed run draws the same.
 
     Args:
@@ -55,30 +54,43 @@ def collate(items: Sequence[tuple[Example, Key]]) -> Batch:
     if len(examples) == 1:
         return {name: part for name, part in examples[0].items() if isinstance(part, Tensor)}, list(keys)
     names = [name for name, part in examples[0].items() if isinstance(part, Tensor)]
-    # stacked by PyTorch, which in a worker writes straight into shared memory
-    return {name: default_collate([e[name] for e in examples]).flatten(0, 1) for name in names}, list(keys)
+    return {name: torch.cat([e[name] for e in examples]) for name in names}, list(keys)
 
 
-def loader(draws: Draws, batches: Iterable[Sequence[int]], workers: int, *, pin: bool) -> DataLoader[Any]:
-    """Return what prepares the batches, given by their items' indices, in ``workers`` processes ahead of their use."""
-    return DataLoader(
-        draws,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        generator=torch.Generator(),
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-    )
+def prepared(
+    draws: Draws, batches: Iterable[Sequence[int]], workers: int, *, pin: bool, ahead: int = 4
+) -> Iterator[Batch]:
+    """Yield the batches, given by their items' indices, each worker up to ``ahead`` of them in advance.
 
+    Workers are threads: an example is mostly copied voxels, for which Python need not be held, and what a process makes
+    would have to be copied once more to come here, which takes several times as long as making it.
 
-def prepared(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Yield the batches; a user's error inside a worker stays one line."""
+    Args:
+        draws: Makes the items.
+        batches: Indices of each batch's items.
+        workers: Threads; 0 makes each batch when it is asked for.
+        pin: Whether to make them where a GPU fetches them by itself.
+        ahead: How many batches wait for each worker.
+    """
+
+    def made(items: Sequence[int]) -> Batch:
+        example, keys = collate([draws[index] for index in items])
+        return ({name: part.pin_memory() for name, part in example.items()} if pin else example), keys
+
+    if not workers:
+        yield from map(made, batches)
+        return
+    pool = ThreadPoolExecutor(workers)
+    coming: deque[Future[Batch]] = deque()
     try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        for items in batches:
+            coming.append(pool.submit(made, items))
+            if len(coming) > workers * ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

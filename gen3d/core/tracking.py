@@ -12,8 +12,8 @@ LOG = "log.jsonl"
 class Report(dict[str, float]):
     """One line of the log.
 
-    ``step``, ``seconds`` on the clock, ``cpu_seconds`` summed over the training processes (workers that prepare
-    examples are not counted), ``lr``, the mean of each ``objective/term`` over all items since the line before, and
+    ``step``, ``seconds`` on the clock, ``cpu_seconds`` summed over the training processes, workers that
+    prepare examples included, ``lr``, the mean of each ``objective/term`` over all items since the line before, and
     after a validation ``validation/objective/term``.
     """
 

@@ -19,7 +19,7 @@ from gen3d.core.checkpoint import load_state, save_model, save_state
 from gen3d.core.config import to_tree
 from gen3d.core.denoiser import compile_networks
 from gen3d.core.distributed import Loss, is_main, rank, shared, together, total, world_size
-from gen3d.core.draws import Batch, Draws, loader, moved_ahead, prepared, training_key
+from gen3d.core.draws import Batch, Draws, moved_ahead, prepared, training_key
 from gen3d.core.error import UserError
 from gen3d.core.footprint import fewest_levels
 from gen3d.core.precision import Precision, choose_precision, use_precision
@@ -60,7 +60,7 @@ class TrainConfig:
         log_every: Steps between lines of the log.
         validate_every: Steps between validations; the last step always has one. 0 for none.
         validation_items: Items of a validation, the same ones every time.
-        workers: Processes that prepare examples, for each that trains; 0 prepares them in this one.
+        workers: Threads that prepare examples ahead, for each process that trains; 0 prepares each when it is needed.
         seed: Everything random follows from it.
         wandb: Whether runs are also tracked by wandb.
     """
@@ -325,7 +325,7 @@ class Trainer:
         firsts = ((step * world_size() + rank()) * self.share for step in range(self.step, self.config.steps))
         indices = (range(i, i + self.size) for first in firsts for i in range(first, first + self.share, self.size))
         step: list[Batch] = []
-        for batch in prepared(loader(self.draws, indices, self.config.workers, pin=self.device.type == "cuda")):
+        for batch in prepared(self.draws, indices, self.config.workers, pin=self.device.type == "cuda"):
             step.append(batch)
             if len(step) * self.size == self.share:
                 yield step

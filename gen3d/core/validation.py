@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gen3d.core.distributed import rank, total, world_size
-from gen3d.core.draws import Draws, loader, moved, prepared, validation_key
+from gen3d.core.draws import Draws, moved, prepared, validation_key
 from gen3d.core.error import UsageError
 from gen3d.core.system import Objective, System
 from gen3d.core.volume import Prepared
@@ -22,7 +22,7 @@ class Validation:
         seed: Of the training.
         items: How many.
         batch: Items in one forward pass.
-        workers: Processes that prepare them.
+        workers: Threads that prepare them ahead.
         device: Where networks compute.
 
     Raises:
@@ -46,9 +46,9 @@ class Validation:
             raise UsageError(f"train.validation_items: {items}; expected at least one for each process, {world_size()}")
         self.system, self.items, self.device = system, items, device
         own = range(rank(), items, world_size())
-        draws = Draws(system, cases, [1.0] * len(cases), partial(validation_key, seed))
+        self.draws = Draws(system, cases, [1.0] * len(cases), partial(validation_key, seed))
         batches = [own[i : i + batch] for i in range(0, len(own), batch)]
-        self.loader = loader(draws, batches, workers, pin=device.type == "cuda")
+        self.batches = partial(prepared, self.draws, batches, workers, pin=device.type == "cuda")
 
     def terms(self, objectives: Sequence[Objective]) -> dict[str, float]:
         """Return the mean of each ``validation/objective/term``, the same on every process.
@@ -58,7 +58,7 @@ class Validation:
         """
         sums: dict[str, Tensor] = {}
         self.system.eval().requires_grad_(False)
-        for batch in prepared(self.loader):
+        for batch in self.batches():
             example, keys = moved(batch, self.device)
             for objective in objectives:
                 for term, value in objective.loss(example, keys).items():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from gen3d.core.draws import Draws, prepared
 from gen3d.core.volume import Prepared, Scale
 from gen3d.data import cache
 from gen3d.data.augmentation import Augmentation
@@ -160,20 +160,28 @@ def test_flipped_examples_are_the_others_mirrored(axes: str, stored: Prepared) -
         assert not torch.equal(left, right)
 
 
-class Keyed(Dataset[dict[str, Any]]):
-    def __init__(self, system: Completion, case: Prepared) -> None:
-        self.system, self.case = system, case
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_make_the_same_batches_in_the_same_order(workers: int, stored: Prepared) -> None:
+    draws = Draws(completion(), [stored, brain(1)], [1.0, 2.0], lambda index: f"0/{index}/0")
+    batches = [[0, 1], [2, 3], [4], [5, 6], [7, 8]]
+    alone = list(prepared(draws, batches, 0, pin=False))
+    assert [keys for _, keys in alone] == [[f"0/{i}/0" for i in batch] for batch in batches]
+    for (example, keys), (expected, names) in zip(
+        prepared(draws, iter(batches), workers, pin=False, ahead=1), alone, strict=True
+    ):
+        assert keys == names
+        assert all(torch.equal(example[name], part) for name, part in expected.items())
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.system.example(self.case, f"0/{index}/0")
 
-
-def test_any_worker_makes_the_same_example_of_a_key(stored: Prepared) -> None:
-    draws = Keyed(completion(), stored)
-    loader = DataLoader(draws, batch_size=None, sampler=range(6), num_workers=2, generator=torch.Generator())
-    for index, example in enumerate(loader):
-        for name, part in draws[index].items():
-            assert torch.equal(part, example[name]), (index, name)
+def test_workers_run_ahead_as_far_as_asked_and_stop_when_left(stored: Prepared) -> None:
+    begun: list[int] = []
+    system = completion()
+    draws = Draws(system, [stored], [1.0], lambda index: begun.append(index) or f"0/{index}/0")
+    stream = prepared(draws, ([i] for i in range(1000)), 2, pin=False, ahead=3)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert 1 <= len(begun) <= 7
+    assert sorted(begun) == list(range(len(begun)))
 
 
 def test_noise_is_white_and_as_strong_as_drawn() -> None:

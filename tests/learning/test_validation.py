@@ -67,7 +67,7 @@ def test_a_line_says_what_the_averaged_weights_reach(tmp_path: Path) -> None:
     expected = []
     for i in range(5):
         key = f"0/validation/{i}"
-        drawn = training.validation.loader.dataset[i]
+        drawn = training.validation.draws[i]
         assert drawn[1] == key
         expected.append(saved.guess_loss(*collate([drawn]))["error"].item())
     assert reports[-1]["validation/guess/error"] == pytest.approx(sum(expected) / 5, rel=1e-6)
