@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import once
+from gen3d.core.precision import on_this_cpu
 
 KINDS = {
     "convolutions": ("conv", "gemm", "cudnn", "cutlass", "xmma", "wgrad", "dgrad", "fprop", "mm", "linear", "nvjet"),
@@ -45,7 +46,7 @@ def matrix_peaks(device: torch.device, *, tiny: bool) -> dict[str, float]:
         ("bfloat16", torch.bfloat16, False),
         ("float16", torch.float16, False),
     ):
-        if device.type == "cpu" and name in ("tf32", "float16"):
+        if device.type == "cpu" and (name in ("tf32", "float16") or not on_this_cpu(dtype)):
             continue
         torch.backends.cuda.matmul.allow_tf32 = tf32
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
