@@ -1,6 +1,7 @@
 """Turn finished runs into the models that ship: fp16 weights, a card with scores, the voxel-wise baseline.
 
 Usage: python benchmarks/ship_models.py brain-completion|hippocampus-wdm RUN
+       python benchmarks/ship_models.py brain-completion|hippocampus-wdm --envelope   (measured anew, the rest stays)
 
 ``brain-completion`` takes its scores from benchmarks/results/completion_folds_*.json: throw-away models of the same
 configuration, each tested on the patient that it had not seen. ``baseline.json`` gets the coefficients of the
@@ -17,6 +18,7 @@ import torch
 
 import gen3d
 from gen3d.core.checkpoint import save_model
+from gen3d.data.envelope import envelope
 from gen3d.data.layout import read_case
 from gen3d.metrics import QuadraticFit, unit_window
 from gen3d.tools.card import model_card
@@ -78,16 +80,25 @@ def main() -> None:
     """Write gen3d/pretrained/NAME."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=("brain-completion", "hippocampus-wdm"))
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--envelope", action="store_true")
     options = parser.parse_args()
-    system = gen3d.load(options.run / "model")
     folder = ROOT / "gen3d" / "pretrained" / options.name
     brain = options.name == "brain-completion"
+    config = ROOT / "configs" / ("completion_brain_small.yaml" if brain else "wdm_hippocampus.yaml")
+    system = gen3d.load(folder if options.envelope else options.run / "model")
+    if options.envelope:
+        data = read_experiment(config).data
+        paths = [path for source in data.sources for path in real_cases(source, data)]
+        cases = [system.prepare(read_case(path)) for path in paths]
+        if (names := sorted(case.name for case in cases)) != system.provenance["names"]:
+            raise SystemExit(f"{options.name} was trained on other cases than {', '.join(names)}")
+        system.provenance["envelope"] = envelope(cases, system.config.contrasts)
     scores = fold_scores() if brain else (RESULTS / "hippocampus_wdm.md").read_text()
     card = model_card(system, Path(options.name), scores)
     save_model(system, folder, dtype=torch.float16, card=card)
     if brain:
-        fits = {**baseline(ROOT / "configs" / "completion_brain_small.yaml"), "recorded": recorded()}
+        fits = {**baseline(config), "recorded": recorded()}
         (folder / "baseline.json").write_text(json.dumps(fits, indent=1) + "\n")
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     print(f"{folder}: {size / 1e6:.2f} MB")

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -116,10 +117,13 @@ def plan(
 
 @app.command()
 def synthesize(
-    source: Annotated[
-        Path, typer.Option("-i", "--input", help="A case folder, or a folder of them.", show_default=False)
-    ],
     out: Out,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "-i", "--input", help="A case folder, a folder of them (BIDS, nnU-Net too), or a CSV.", show_default=False
+        ),
+    ] = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,53 +144,130 @@ def synthesize(
     like: Annotated[
         Path | None, typer.Option(help="A scan whose grey scale to take [0 to 1000].", show_default=False)
     ] = None,
+    aliases: Annotated[
+        Path | None, typer.Option(help="YAML of your own names: {t1c: [KM, post]}.", show_default=False)
+    ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            help="Bring contrasts on other grids into register with this one, or with the finest: t1n, finest.",
+            show_default=False,
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="The brain, for scans with skulls: auto, none, a file, a folder [one that lies beside].",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Hide each contrast that is there and make it from the rest, to say how far to trust.")
+    ] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse cases unlike the training set.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep cases that the same settings have finished.")
+    ] = False,
+    part: Annotated[str, typer.Option(help="i/n: do only every n-th case, from the i-th on.")] = "1/1",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Only write OUT/cases.csv anew, from the cases' JSON files.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="A JSON file for all outcomes.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     debug: Debug = False,
 ) -> None:
-    """Fill in the missing contrasts of a case, on its own grid, into OUT/CASE/."""
-    from gen3d.tools.progress import progress_bar
+    """Fill in the missing contrasts of a case, on its own grid, into OUT/CASE/; OUT/cases.csv says how far to trust."""
+    from gen3d.tools.outcomes import TABLE, Outcome, counted, write_report, write_table
+    from gen3d.tools.progress import TimeLeft, progress_bar
     from gen3d.tools.request import Plan
     from gen3d.tools.synthesize import synthesize as run
 
-    def done(plan: Plan, paths: list[Path]) -> None:
-        given, made = ", ".join(plan.case.volumes), ", ".join(plan.missing)
-        if not paths:
-            print(f"{plan.case.name}: nothing is missing (has {given}); name what to make anew with --missing")
-            return
-        verb = "would make" if dry_run else "made"
-        files = f" ({len(paths)} scans)" if len(paths) > len(plan.missing) else ""
-        print(f"{plan.case.name}: {verb} {made} from {given} in {plan.folder}{files}")
+    def closing() -> None:
+        rows = write_table(out)
+        if report:
+            write_report(rows, report)
+        if len(rows) > 1 or merge:
+            print(f"{len(rows)} cases: {counted(rows)}; {out / TABLE} lists them, worst first")
 
-    def failed(case: Path, error: Exception) -> None:
-        print(f"gen3d: {case.name}: {one_line(error)}", file=sys.stderr)
+    if merge:
+        closing()
+        return
+    if source is None:
+        raise UsageError("-i: names no case; expected a case's folder, a folder of them, or a CSV")
+    left = TimeLeft()
+
+    def done(plan: Plan | None, outcome: Outcome) -> None:
+        given, made = ", ".join(outcome.given), ", ".join(outcome.made)
+        if outcome.status == "complete":
+            print(f"{outcome.case}: nothing is missing (has {given}); name what to make anew with --missing")
+        elif outcome.status == "refused":
+            print(f"{outcome.case}: refused: {outcome.reason}")
+        else:
+            verb = "kept" if plan is None else "would make" if dry_run else "made"
+            scans = [name for name in outcome.files if name.lower().endswith((".nii", ".nii.gz"))]
+            files = f" ({len(scans)} scans)" if len(scans) > len(outcome.made) else ""
+            print(f"{outcome.case}: {verb} {made} from {given} in {out / outcome.place}{files}{left.words()}")
+            if outcome.reliability:
+                known = ", ".join(f"{name} {share:.0%}" for name, share in outcome.reliability.items())
+                print(f"{outcome.case}: of the contrasts that are there, hidden in turn, it foretells {known}")
+
+    def failed(case: str, error: Exception) -> None:
+        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
         if debug:
             traceback.print_exception(error)
+
+    def reached(share: float, words: str) -> None:
+        left.reached(share)
+        advance(int(100 * share), words)
 
     if more and missing is None:
         raise UsageError(f"'{more[0]}': unexpected; a case is named by -i, contrasts by --missing")
     named = None if missing is None else separated([*missing, *(more or [])])  # --missing t1c t2f
-    with progress_bar("synthesize", 100) as advance:
-        run(
-            source,
-            out,
-            model,
-            named,
-            mode,  # type: ignore[arg-type]
-            samples=samples,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            device=device,
-            precision=precision,
-            compiled=compiled,
-            like=like,
-            dry_run=dry_run,
-            advance=lambda share, words: advance(int(100 * share), words),
-            done=done,
-            failed=failed,
-            note=note,
-        )
+    try:
+        with progress_bar("synthesize", 100) as advance:
+            run(
+                source,
+                out,
+                model,
+                named,
+                mode,  # type: ignore[arg-type]
+                samples=samples,
+                steps=steps,
+                sampler=sampler,
+                seed=seed,
+                device=device,
+                precision=precision,
+                compiled=compiled,
+                like=like,
+                aliases=aliases,
+                align=align,
+                mask=mask if mask in (None, "auto", "none") else Path(mask),
+                check=check,
+                strict=strict,
+                skip_existing=skip_existing,
+                part=parsed_part(part),
+                dry_run=dry_run,
+                advance=reached,
+                done=done,
+                failed=failed,
+                note=note,
+            )
+    finally:
+        if not dry_run and (out / TABLE).is_file():
+            closing()
+
+
+def parsed_part(asked: str) -> tuple[int, int]:
+    """Return i and n of "i/n".
+
+    Raises:
+        UsageError: It is no such thing.
+    """
+    words = asked.split("/")
+    if len(words) == 2 and all(word.isdigit() for word in words) and 1 <= int(words[0]) <= int(words[1]):
+        return int(words[0]), int(words[1])
+    raise UsageError(f"--part '{asked}': expected i/n such as 2/4, i from 1 to n")
 
 
 @app.command()
@@ -495,7 +576,7 @@ def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
     debug = "--debug" in arguments
     status: object = 0
     try:
-        status = command(list(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
+        status = command(completed(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except typer.Exit as stop:
@@ -505,6 +586,15 @@ def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
     if status == 130:  # some versions of typer turn an interrupt into this
         return told("interrupted; nothing half written is left", 130, debug=debug)
     return status if isinstance(status, int) else 0
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, "finest" put behind an ``--align`` that names no contrast."""
+    lines = [*arguments, "-"]
+    bare = [word == "--align" and after.startswith("-") for word, after in pairwise(lines)]
+    return [
+        part for word, alone in zip(arguments, bare, strict=True) for part in ([word, "finest"] if alone else [word])
+    ]
 
 
 def told(words: str, status: int, *, debug: bool) -> int:

@@ -103,9 +103,44 @@ def read_case(path: Path | str, *, with_lesion: bool = True) -> Case:
     masks = [p for p in _images(path) if is_lesion(p)] if with_lesion else []
     _one_at_most(masks, "lesion masks")
     lesion = read_labels(masks[0]) if masks else None
-    _on_one_grid([*volumes.values(), *([lesion] if lesion else [])])
+    on_one_grid([*volumes.values(), *([lesion] if lesion else [])])
     name = path.resolve().name
-    return Case(name, volumes, lesion, _patient(name), _naming(files))
+    return Case(name, volumes, lesion, patient_of(name), _naming(files))
+
+
+def on_one_grid(volumes: Iterable[Volume], remedy: str = "resample one") -> None:
+    """Check that all volumes lie on the grid of the first.
+
+    Raises:
+        UserError: if one does not; it names both files and ends in ``remedy``.
+    """
+    first, *others = volumes
+    for other in others:
+        if not first.on_grid_of(other):
+            what = f"shape, {first.shape} against {other.shape}" if first.shape != other.shape else "affine"
+            raise UserError(f"{first.origin} and {other.origin} differ in {what}; expected one grid; {remedy}")
+
+
+def patient_of(name: str) -> str:
+    """Return whom a case of this name is of: "BraTS-GLI-00017-001" is of "BraTS-GLI-00017"."""
+    match = _BRATS_TIMEPOINT.fullmatch(name)
+    return match[1] if match else name
+
+
+def naming_like(own: Mapping[str, tuple[str, str]], ending: str) -> Naming:
+    """Return the naming of a case, so that a new file is named as the others are.
+
+    Args:
+        own: Contrast to the two parts of its file's name: what stands before the contrast, and the contrast's word.
+        ending: ``.nii`` or ``.nii.gz``.
+    """
+    words = {name: word for name, (_, word) in own.items()}
+    used = {word.lower() for word in words.values()}
+    vocabulary = max(_VOCABULARIES, key=lambda vocabulary: len(used & set(vocabulary)))
+    shout = all(word.isupper() for word in words.values())
+    others = {name: word.upper() if shout else word for name, word in zip(CONTRASTS, vocabulary, strict=True)}
+    prefix = Counter(prefix for prefix, _ in own.values()).most_common(1)[0][0]
+    return Naming(prefix, others | words, ending)
 
 
 def _words(path: Path) -> list[str]:
@@ -149,34 +184,16 @@ def _contrast_files(folder: Path) -> dict[str, Path]:
     return {name: paths[0] for name, paths in found.items() if paths}
 
 
-def _on_one_grid(volumes: Iterable[Volume]) -> None:
-    first, *others = volumes
-    for other in others:
-        if not first.on_grid_of(other):
-            what = f"shape, {first.shape} against {other.shape}" if first.shape != other.shape else "affine"
-            raise UserError(f"{first.origin} and {other.origin} differ in {what}; expected one grid; resample one")
-
-
-def _patient(name: str) -> str:
-    match = _BRATS_TIMEPOINT.fullmatch(name)
-    return match[1] if match else name
-
-
 def _naming(files: Mapping[str, Path]) -> Naming:
-    own = {name: _word(path) for name, path in files.items()}
-    used = {word.lower() for word in own.values()}
-    words = max(_VOCABULARIES, key=lambda vocabulary: len(used & set(vocabulary)))
-    shout = all(word.isupper() for word in own.values())
-    others = {name: word.upper() if shout else word for name, word in zip(CONTRASTS, words, strict=True)}
-    paths = list(files.values())
-    prefix = Counter(without_ending(path)[: -len(_word(path))] for path in paths).most_common(1)[0][0]
-    ending = paths[0].name[len(without_ending(paths[0])) :].lower()
-    return Naming(prefix, others | own, ending)
+    words = {name: _word(path) for name, path in files.items()}
+    own = {name: (without_ending(path)[: -len(words[name])], words[name]) for name, path in files.items()}
+    first = next(iter(files.values()))
+    return naming_like(own, first.name[len(without_ending(first)) :].lower())
 
 
 def _read_msd(path: Path, *, with_lesion: bool) -> Case:
     image = read(path, "mri")
     labels = path.parent.parent / path.parent.name.replace("images", "labels") / path.name
     lesion = read_labels(labels) if with_lesion and labels.is_file() else None
-    _on_one_grid([image, *([lesion] if lesion else [])])
+    on_one_grid([image, *([lesion] if lesion else [])])
     return Case(without_ending(path), {"mri": image}, lesion, naming=Naming("", {"mri": without_ending(path)}))

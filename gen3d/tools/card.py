@@ -52,6 +52,7 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         "## Use",
         "```python",
         "import gen3d",
+        "",
         f'system = gen3d.load("{title}")',
         "```",
         "",

@@ -1,5 +1,6 @@
 """Folders of results that appear at once or not at all, beside nothing that gen3d did not write."""
 
+import glob
 import json
 import os
 import shutil
@@ -46,7 +47,7 @@ def owned(folder: Path) -> set[str]:
     """Return the names of the files in a folder that an earlier run wrote: sidecars, and what they name."""
     names: set[str] = set()
     for path, tree in sidecars(folder).items():
-        names |= {path.name, str(tree.get("file")), str(tree.get("preview"))}
+        names |= {path.name, str(tree.get("file")), str(tree.get("preview")), *map(str, tree.get("transforms", []))}
     return names
 
 
@@ -98,6 +99,13 @@ def delivered(folder: Path, contrasts: Iterable[str] = ()) -> Iterator[Path]:
         for parent in reversed(made):
             with suppress(OSError):
                 parent.rmdir()  # only where it stayed empty
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed runs left beside ``folder`` on the way to it."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if path.is_dir() and path.suffix[1:].isdigit():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def make_folders(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Progress bars on standard error, quiet when it is no terminal."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -38,3 +39,21 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
         task = progress.add_task(what, total=total, words="")
         yield lambda done, words: progress.update(task, completed=done, words=words)
+
+
+class TimeLeft:
+    """Tells from the share done how long the rest will take, for logs that show no bar."""
+
+    def __init__(self) -> None:
+        self.begin, self.share = time.monotonic(), 0.0
+
+    def reached(self, share: float) -> None:
+        """Take note of the share done."""
+        self.share = share
+
+    def words(self) -> str:
+        """Return e.g. ", about 12 min left", nothing where a bar is shown, it is too early or almost over."""
+        if sys.stderr.isatty() or not 0.01 < self.share < 0.999:
+            return ""
+        minutes = (time.monotonic() - self.begin) * (1 - self.share) / self.share / 60
+        return f", about {minutes:.0f} min left" if minutes >= 1 else ""

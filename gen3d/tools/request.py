@@ -1,14 +1,17 @@
 """What is asked of a model, and what that means for one case: which contrasts, which files, where."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from gen3d.core.error import UsageError
 from gen3d.core.system import System
 from gen3d.core.volume import Case, Volume
-from gen3d.data.layout import canonical, read_case
+from gen3d.data.layout import canonical
 from gen3d.data.nifti import without_ending
+from gen3d.data.studies import Study, read_study
 from gen3d.tools.delivery import forbid_beside, protect
 from gen3d.tools.record import sidecar
 from gen3d.tools.sampling import Mode
@@ -24,6 +27,11 @@ class Request:
         samples: How many of these.
         seed: Of the samples; the expected image has none.
         like: A scan whose grey scale is taken.
+        check: Hide each contrast that is there and make it from the others, to learn how far to trust the model.
+        strict: Refuse cases unlike what the model was trained on.
+        align: Bring contrasts on other grids into register with this one; "finest": with the finest; None: don't.
+        mask: Of the brain: "auto", "none", a file, or a folder with a file for each case; None: one that lies beside
+            the scans, if their skulls are on.
     """
 
     missing: tuple[str, ...] | None = None
@@ -31,6 +39,10 @@ class Request:
     samples: int = 1
     seed: int = 0
     like: Volume | None = None
+    check: bool = True
+    strict: bool = False
+    align: str | None = None
+    mask: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,9 @@ class Plan:
         missing: The contrasts to write.
         hidden: Those of them that the case has.
         warnings: In which way the case is unlike what the model was trained on.
+        notes: What a user should know of its files.
+        brain: A mask of the brain that lies beside them.
+        transforms: What brought moved contrasts into register, by contrast: from the first one's world to theirs.
     """
 
     source: Path
@@ -52,6 +67,9 @@ class Plan:
     missing: tuple[str, ...]
     hidden: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    brain: Path | None = None
+    transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def preview(self) -> str:
@@ -67,7 +85,12 @@ class Plan:
     def names(self, request: Request) -> list[str]:
         """Return the file names of everything that will be written."""
         scans = [self.name(contrast, suffix) for contrast in self.missing for suffix in suffixes(request)]
-        return [*scans, *(sidecar(Path(scan)).name for scan in scans), self.preview]
+        transforms = [self.transform_name(contrast) for contrast in self.transforms]
+        return [*scans, *(sidecar(Path(scan)).name for scan in scans), *transforms, self.preview]
+
+    def transform_name(self, contrast: str) -> str:
+        """Return the file name of what brought a contrast into register."""
+        return f"{without_ending(Path(self.case.output_name(contrast)))}_to_{next(iter(self.case.volumes))}.tfm"
 
 
 def suffixes(request: Request) -> list[str]:
@@ -87,26 +110,21 @@ def known(name: str, system: System) -> str:
     return name if name in system.config.contrasts else canonical(name)
 
 
-def place_of(case: Path, source: Path, out: Path) -> Path:
-    """Return the folder of a case's results: its own name, or its path below a folder of cases."""
-    below = case.resolve().name if case == source else str(case.relative_to(source))
-    if case.is_file():
-        below = without_ending(case)
-    return out / below
-
-
-def make_plan(source: Path, folder: Path, system: System, request: Request) -> Plan:
+def make_plan(study: Study, folder: Path, system: System, request: Request) -> Plan:
     """Read a case and settle what is made of it.
 
     Raises:
         UserError: The case can't be read, the model can't serve it, or its results would touch other people's files.
     """
-    forbid_beside(folder, source)
-    whole = read_case(source, with_lesion=False)
+    for originals in {path.parent for path in study.files.values()}:
+        forbid_beside(folder, originals)
+    whole = read_study(study, any_grid=request.align is not None, with_lesion=False)
     missing = request.missing if request.missing is not None else absent(whole, system)
     given = {name: v for name, v in whole.volumes.items() if name not in missing and name in system.config.contrasts}
     hidden = tuple(name for name in missing if name in whole.volumes)
-    plan = Plan(source, folder, replace(whole, volumes=given), missing, hidden, departures(given.values(), system))
+    plan = Plan(
+        study.source, folder, replace(whole, volumes=given), missing, hidden, notes=study.notes, brain=study.mask
+    )
     if missing or not given:
         system.accept(list(given), list(missing))
     if request.like is not None and len(missing) > 1:
@@ -115,19 +133,6 @@ def make_plan(source: Path, folder: Path, system: System, request: Request) -> P
     if missing:
         protect(folder, plan.names(request))
     return plan
-
-
-def departures(volumes: Iterable[Volume], system: System) -> tuple[str, ...]:
-    """Say in which way scans are unlike those that the model was trained on, by its ``provenance["envelope"]``."""
-    low, high = system.provenance.get("envelope", {}).get("spacing_mm", (None, None))
-    first = next(iter(volumes), None)
-    if low is None or high is None or first is None:
-        return ()
-    finest, coarsest = min(low), max(high)
-    if min(first.spacing) >= 0.75 * finest and max(first.spacing) <= 1.33 * coarsest:
-        return ()
-    own = " x ".join(f"{mm:.3g}" for mm in first.spacing)
-    return (f"voxels of {own} mm; the model was trained on {finest:.3g} to {coarsest:.3g} mm: expect less",)
 
 
 def absent(case: Case, system: System) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ import numpy as np
 
 from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
+from gen3d.data.alignment import save_transform
 from gen3d.data.nifti import write
 from gen3d.data.prepare import foreground
 from gen3d.tools.preview import TITLES, Panel, draw
 from gen3d.tools.record import description, patients, write_record
+from gen3d.tools.reliability import Hidden
 from gen3d.tools.request import Plan, Request, sample_suffix
 from gen3d.tools.sampling import OpenModel, Walk
 
@@ -22,7 +24,14 @@ class Scans:
     """Turns a model's images of one case into files."""
 
     def __init__(
-        self, plan: Plan, model: OpenModel, request: Request, walk: Walk | None, folder: Path, prepared: Prepared
+        self,
+        plan: Plan,
+        model: OpenModel,
+        request: Request,
+        walk: Walk | None,
+        folder: Path,
+        prepared: Prepared,
+        found: Mapping[str, Hidden],
     ) -> None:
         self.plan, self.model, self.request, self.walk, self.folder = plan, model, request, walk, folder
         self.first = next(iter(plan.case.volumes.values()))
@@ -31,6 +40,8 @@ class Scans:
         self.placement = prepared.placement
         self.scale = model.system.config.intensity.fit(request.like.voxels) if request.like else None
         self.several = request.samples > 1
+        self.found = found
+        self.doubt: dict[str, float] = {}
         self.sums: dict[str, np.ndarray] = {}
         self.squares: dict[str, np.ndarray] = {}
         self.shown: list[Panel] = []
@@ -56,11 +67,14 @@ class Scans:
                 self.squares[contrast] += wide**2
 
     def finish(self) -> None:
-        """Write what needs all samples, and the picture."""
+        """Write what needs all samples, what brought contrasts into register, and the picture."""
+        for contrast, matrix in self.plan.transforms.items():
+            save_transform(matrix, self.folder / self.plan.transform_name(contrast))
         count = self.request.samples
         for contrast, total in self.sums.items():
             mean = total / count
             spread = np.sqrt(np.maximum(self.squares[contrast] / count - mean**2, 0) * count / (count - 1))
+            self.doubt[contrast] = round(100 * float(spread[self.mask].mean()) / self.width, 2)
             both = {"": mean.astype(np.float32), "_std": spread.astype(np.float32)}
             self.write(contrast, both[""], "", "mean of samples")
             self.write(contrast, both["_std"], "_std", "standard deviation of samples")
@@ -74,6 +88,11 @@ class Scans:
     def kind(self) -> str:
         """What a single image is."""
         return "expected image" if self.walk is None else "sample"
+
+    @property
+    def width(self) -> float:
+        """How wide the window is in what is written."""
+        return 1000.0 if self.scale is None else self.scale.high - self.scale.low
 
     def native(self, contrast: str, image: np.ndarray) -> np.ndarray:
         """Bring an image from the model's grid and scale to the file's, float32, 0 outside the foreground."""
@@ -100,6 +119,7 @@ class Scans:
         """Return what every sidecar of a contrast says."""
         walk, request = self.walk, self.request
         like = request.like.origin if request.like else None
+        transforms = [self.plan.transform_name(name) for name in self.plan.transforms]
         return {
             "contrast": contrast,
             "mode": request.mode,
@@ -110,6 +130,8 @@ class Scans:
             "sources": [v.origin.name for v in self.plan.case.volumes.values() if v.origin],
             "hidden": list(self.plan.hidden),
             "intensity": f"that of {like.name}" if like else UNITS,
+            **({"foretold": {name: round(h.explained, 4) for name, h in self.found.items()}} if self.found else {}),
+            **({"transforms": transforms} if transforms else {}),
             **({"warnings": list(self.plan.warnings)} if self.plan.warnings else {}),
             "preview": self.plan.preview,
         }

@@ -1,19 +1,26 @@
 """``gen3d synthesize``: the missing contrasts of a study, written on its own grid."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from gen3d import __version__
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive
 from gen3d.core.system import Example, System
-from gen3d.data.layout import find_cases
+from gen3d.data.envelope import departures
 from gen3d.data.nifti import ENDINGS, read
-from gen3d.tools.delivery import delivered, forbid_beside
+from gen3d.data.studies import find_studies, read_aliases
+from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside
+from gen3d.tools.outcomes import TABLE, Outcome, finished, write_outcome, write_table
 from gen3d.tools.record import patients
-from gen3d.tools.request import Plan, Request, known, make_plan, place_of
+from gen3d.tools.register import registered, skullless
+from gen3d.tools.reliability import Hidden, reliability
+from gen3d.tools.request import Plan, Request, known, make_plan
 from gen3d.tools.sampling import Mode, OpenModel, Walk, choose_walk, drawn, expected, open_model, to_device
 from gen3d.tools.scans import Scans
 
@@ -35,19 +42,27 @@ def synthesize(
     precision: str = "auto",
     compiled: bool = False,
     like: Path | str | None = None,
+    aliases: Path | str | None = None,
+    align: str | None = None,
+    mask: str | Path | None = None,
+    check: bool = True,
+    strict: bool = False,
+    skip_existing: bool = False,
+    part: tuple[int, int] = (1, 1),
     dry_run: bool = False,
     advance: Advance = lambda done, words: None,
-    done: Callable[[Plan, list[Path]], None] = lambda plan, paths: None,
-    failed: Callable[[Path, Exception], None] = lambda case, error: None,
+    done: Callable[[Plan | None, Outcome], None] = lambda plan, outcome: None,
+    failed: Callable[[str, Exception], None] = lambda case, error: None,
     note: Callable[[str], None] = lambda words: None,
 ) -> list[Path]:
     """Fill in the missing contrasts of a case, or of each case in a folder, into ``out/CASE/``.
 
     Every scan is float32 on the grid of the case's first given contrast, 0 outside the foreground, with a JSON sidecar;
     a picture of the case lies beside. A case's files appear at once or not at all, and originals are only ever read.
+    What became of each case is told in ``out/cases/CASE.json``, and of all of them in ``out/cases.csv``, worst first.
 
     Args:
-        source: A case folder or a folder of them.
+        source: A case folder, a folder of them (plain, BraTS, BIDS, nnU-Net), or a CSV that lists files.
         out: Not the input folder nor in it.
         model: A folder, shipped name or hub id.
         missing: Exactly what is written, hidden from the model where it is there; by default what the case lacks.
@@ -60,14 +75,22 @@ def synthesize(
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         compiled: Compile the networks first.
         like: A scan whose grey scale is taken; without one, 0 to 1000 over the model's window.
+        aliases: A YAML file with one's own names of contrasts.
+        align: Bring contrasts on other grids into register with this one; "finest": with the finest.
+        mask: Of the brain, for scans with skulls: "auto", "none", a file, or a folder with a file for each case; by
+            default a mask that lies beside the scans.
+        check: Hide each contrast that is there and make it from the others, to learn how far to trust the model here.
+        strict: Refuse cases outside the model's training envelope.
+        skip_existing: Keep cases that the same settings have finished.
+        part: (i, n): do only every n-th case, from the i-th on, counted from 1.
         dry_run: Read and check everything, write nothing.
         advance: Told the share done and what is being done.
-        done: Told of every case that is finished, with its files; none if nothing is missing.
+        done: Told of every case that did not fail, and what became of it; the plan is None where it was kept.
         failed: Told of every case in a folder of several that failed; the others go on.
         note: Told in words what a user should know of the model.
 
     Returns:
-        The scans written (or, in a dry run, that would be).
+        The scans written or kept (or, in a dry run, that would be written).
 
     Raises:
         UserError: The single case failed, or some of several did.
@@ -82,58 +105,126 @@ def synthesize(
     if count < 1:
         raise UsageError(f"samples {count}: expected at least 1")
     source, out = Path(source), Path(out)
-    forbid_beside(out, source)
-    cases = find_cases(source)
+    if source.is_dir():
+        forbid_beside(out, source)
+    everything = find_studies(source, read_aliases(Path(aliases)) if aliases is not None else None)
+    studies = everything[part[0] - 1 :: part[1]]
     scan = read(like) if like is not None else None
     if missing is not None and not missing:
         raise UsageError("--missing: names no contrast; expected some, such as t2f")
     loaded = open_model(model, device, precision, compiled=compiled)
     walk = choose_walk(loaded.system, sampler, steps) if mode == "sample" else None
     names = None if missing is None else tuple(dict.fromkeys(known(name, loaded.system) for name in missing))
-    request = Request(names, mode, count, seed, scan)
+    request = Request(names, mode, count, seed, scan, check, strict, align, mask)
+    settings = described(loaded, request, walk)
     written: list[Path] = []
-    failures = 0
-    for index, folder in enumerate(cases):
+    failures = refused = 0
+    for index, study in enumerate(studies):
 
         def of_all(share: float, words: str, index: int = index) -> None:
-            advance((index + share) / len(cases), words)
+            advance((index + share) / len(studies), words)
 
+        plan: Plan | None = None
         try:
-            plan = make_plan(folder, place_of(folder, source, out), loaded.system, request)
-            paths = [plan.folder / name for name in plan.names(request) if name.endswith(ENDINGS)]
-            if plan.missing and not dry_run:
-                complete(plan, loaded, request, walk, of_all)
+            outcome = finished(out, study.place, settings) if skip_existing and not dry_run else None
+            if outcome is None:
+                plan = make_plan(study, out / study.place, loaded.system, request)
+                outcome = served(plan, loaded, request, walk, of_all, dry_run=dry_run)
+                outcome = replace(outcome, place=str(study.place), request=settings)
         except Exception as error:
-            if folder == source:
+            if len(everything) == 1:
                 raise
             failures += 1
-            failed(folder, error)
-            continue
+            failed(study.name, error)
+            said = " ".join(str(error).split()) or type(error).__name__
+            outcome = Outcome(study.name, str(study.place), "failed", said, request=settings)
         finally:
-            of_all(1.0, folder.name)
-        if paths and not written:
+            of_all(1.0, study.name)
+        if not dry_run and not (outcome.status == "complete" and len(everything) == 1):
+            write_outcome(outcome, out)
+            write_table(out, mark=f"part-{part[0]}-of-{part[1]}")
+        if outcome.status == "failed":
+            continue
+        refused += outcome.status == "refused"
+        if outcome.made and not written:
             note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
-        for warning in plan.warnings:
-            note(f"{plan.case.name}: {warning}")
-        done(plan, paths)
-        written += paths
-    if failures:
-        others = f"the others are in {out}" if failures < len(cases) and not dry_run else "nothing was written"
-        raise UserError(f"{failures} of {len(cases)} cases failed; {others}")
+        if plan is not None:
+            for words in (*plan.notes, *([outcome.reason] if outcome.status == "outside" else [])):
+                note(f"{plan.case.name}: {words}")
+        done(plan, outcome)
+        written += [out / study.place / name for name in outcome.files if name.endswith(ENDINGS)]
+    if failures or refused:
+        what = " and ".join(f"{n} {word}" for n, word in ((failures, "failed"), (refused, "refused")) if n)
+        rest = f"{out / TABLE} says why" if not dry_run else "nothing was written"
+        raise UserError(f"{len(studies)} cases, {what}; {rest}")
     return written
 
 
-def complete(plan: Plan, model: OpenModel, request: Request, walk: Walk | None, advance: Advance) -> None:
-    """Make and write all results of one case."""
+def described(model: OpenModel, request: Request, walk: Walk | None) -> dict[str, Any]:
+    """Return the settings on which results depend, JSON-like."""
+    return {
+        "model": {"name": model.name, "weights_sha256": model.sha256, "computed_in": model.computed_in},
+        "missing": list(request.missing) if request.missing is not None else None,
+        "mode": request.mode,
+        "samples": request.samples,
+        "seed": request.seed,
+        "sampler": walk.sampler if walk else None,
+        "steps": walk.steps if walk else 1,
+        "like": request.like.origin.name if request.like and request.like.origin else None,
+        "align": request.align,
+        "mask": str(request.mask) if request.mask else None,
+        "check": request.check,
+        "strict": request.strict,
+        "gen3d": __version__,
+    }
+
+
+def served(
+    plan: Plan, model: OpenModel, request: Request, walk: Walk | None, advance: Advance, *, dry_run: bool
+) -> Outcome:
+    """Make and write all results of one case, and say what became of it."""
+    outcome = Outcome(plan.case.name, "", "complete", given=tuple(plan.case.volumes))
+    if not plan.missing:
+        return outcome
+    advance(0.0, f"{plan.case.name}: reading")
+    if dry_run and request.align:  # bringing into register takes as long as the rest
+        return replace(outcome, status="made", made=plan.missing, files=plan.names(request))
+    plan = skullless(registered(plan, request), request)
+    example = model.system.example(plan.case)
+    known = model.system.provenance.get("envelope", {})
+    warnings = (*plan.warnings, *departures(example["prepared"], model.system.config.contrasts, known))
+    outcome = replace(outcome, status="outside" if warnings else "made", reason="; ".join(warnings))
+    if warnings and request.strict:
+        return replace(outcome, status="refused")
+    outcome = replace(outcome, made=plan.missing, files=plan.names(request))
+    if dry_run:
+        return outcome
+    clear_leftovers(plan.folder)
     with delivered(plan.folder, plan.missing) as folder, torch.inference_mode():
-        advance(0.0, f"{plan.case.name}: reading")
-        example = to_device(model.system.example(plan.case), model.device)
-        scans = Scans(plan, model, request, walk, folder, example["prepared"])
+        example = to_device(example, model.device)
+        found = trusted(model.system, example, plan, advance) if request.check else {}
+        scans = Scans(replace(plan, warnings=warnings), model, request, walk, folder, example["prepared"], found)
         for index, voxels in enumerate(images(model.system, example, plan, request, walk, advance)):
             scans.take(index, voxels)
         del example
         advance(0.9, f"{plan.case.name}: drawing")
         scans.finish()
+    return replace(
+        outcome,
+        reliability={name: round(hidden.explained, 4) for name, hidden in found.items()},
+        psnr={name: round(hidden.psnr, 2) for name, hidden in found.items()},
+        uncertainty=scans.doubt,
+    )
+
+
+def trusted(system: System, example: Example, plan: Plan, advance: Advance) -> dict[str, Hidden]:
+    """Hide each contrast that is there and make it from the others."""
+    count = len(plan.case.volumes)
+
+    def told(done: int, name: str) -> None:
+        advance(0.1 + 0.35 * done / count, f"{plan.case.name}: hiding {name}")
+
+    return reliability(system, example, told)
 
 
 def images(
@@ -143,7 +234,7 @@ def images(
     condition = system.condition(example)
     for index in range(request.samples):
         words = plan.case.name if walk is None else f"{plan.case.name}: sample {index + 1}"
-        advance(0.1 + 0.75 * index / request.samples, words)
+        advance(0.45 + 0.45 * index / request.samples, words)
         if walk is None:
             coords = expected(system, example, condition)
         else:
@@ -162,6 +253,6 @@ def stepwise(advance: Advance, words: str, index: int, samples: int, steps: int)
     def step() -> None:
         nonlocal taken
         taken = min(taken + 1, steps)
-        advance(0.1 + 0.75 * (index + taken / steps) / samples, words)
+        advance(0.45 + 0.45 * (index + taken / steps) / samples, words)
 
     return step

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -21,6 +20,7 @@ from gen3d.core.system import System
 from gen3d.core.training import MODEL, TrainConfig, Trainer
 from gen3d.core.volume import Prepared, Triple
 from gen3d.data import cache
+from gen3d.data.envelope import envelope
 from gen3d.data.splits import is_test, is_validation
 from gen3d.systems import find_model, system_class
 from gen3d.tools.card import model_card
@@ -195,7 +195,7 @@ def make_system(experiment: Experiment, cases: Sequence[Prepared], validation: S
         folder = find_model(experiment.init)
         for name in kind.components:
             load_component(getattr(system, name), folder / name)
-    system.provenance = provenance(experiment, cases, validation)
+    system.provenance = provenance(experiment, system.config.contrasts, cases, validation)
     return system
 
 
@@ -287,12 +287,11 @@ def phantom_seeds(phantoms: Phantoms) -> range:
 
 
 def provenance(
-    experiment: Experiment, cases: Sequence[Prepared], validation: Sequence[Prepared] = ()
+    experiment: Experiment, contrasts: Sequence[str], cases: Sequence[Prepared], validation: Sequence[Prepared] = ()
 ) -> dict[str, Any]:
-    """Return what a model card must say about the training data, and the model's training envelope."""
+    """Return what a model card must say about the training data, and the model's envelope: of real cases, if any."""
     simulated = [case for case in cases if case.patient.startswith("BraTS-PHA-")]
     real = [case for case in cases if case not in simulated]
-    fields = [np.array(case.voxels.shape[1:]) * np.array(case.spacing) for case in cases]
     return {
         "patients": len({case.patient for case in real}),
         "cases": len(real),
@@ -304,13 +303,7 @@ def provenance(
             for source in experiment.data.sources
         ],
         "not_for": experiment.not_for,
-        "envelope": {
-            "spacing_mm": [
-                np.min([c.spacing for c in cases], 0).tolist(),
-                np.max([c.spacing for c in cases], 0).tolist(),
-            ],
-            "field_of_view_mm": [np.min(fields, 0).round(1).tolist(), np.max(fields, 0).round(1).tolist()],
-        },
+        "envelope": envelope(real or cases, contrasts),
     }
 
 

@@ -74,11 +74,11 @@ def refused(gen3d: Run, case: Path, tmp_path: Path, status: int, *words: object)
 def test_no_contrast_at_all(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:
     for path in case.glob("*-t*.nii.gz"):
         path.unlink()
-    refused(gen3d, case, tmp_path, 1, "no case in it", "--model", tiny_model)
+    refused(gen3d, case, tmp_path, 1, "no study in it", "--model", tiny_model)
 
 
 def test_no_such_folder(gen3d: Run, tiny_model: Path, tmp_path: Path) -> None:
-    refused(gen3d, tmp_path / "nowhere", tmp_path, 1, "no such folder", "--model", tiny_model)
+    refused(gen3d, tmp_path / "nowhere", tmp_path, 1, "no such file or folder", "--model", tiny_model)
 
 
 def test_unknown_contrast_names_the_nearest(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Scans that are not in register or not skull-stripped, made fit for a model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gen3d.core.error import UsageError, UserError
+from gen3d.core.volume import Volume
+from gen3d.data.alignment import align
+from gen3d.data.layout import canonical
+from gen3d.data.nifti import ENDINGS
+from gen3d.data.skull import brain_mask, is_stripped, read_mask, stripped
+from gen3d.tools.request import Plan, Request
+
+
+def registered(plan: Plan, request: Request) -> Plan:
+    """Bring a case's contrasts onto the grid of the one that was asked for, which then comes first.
+
+    Raises:
+        UserError: The case lacks that contrast, or two can't be brought into register.
+    """
+    first, *others = plan.case.volumes.values()
+    if request.align is None or all(other.on_grid_of(first) for other in others):
+        return plan
+    to = None if request.align == "finest" else canonical(request.align)
+    if to is not None and to not in plan.case.volumes:
+        there = ", ".join(plan.case.volumes)
+        raise UserError(f"{plan.source}: --align {to}: it has {there}; name one of these, or give --align alone")
+    found = align(plan.case, to)
+    names = [found.reference, *(name for name in plan.case.volumes if name != found.reference)]
+    case = replace(found.case, volumes={name: found.case.volumes[name] for name in names})
+    moved = {name: found.transforms[name] for name in names if found.moved_mm[name] > 0}
+    return replace(plan, case=case, transforms=moved)
+
+
+def skullless(plan: Plan, request: Request) -> Plan:
+    """Leave the brain alone, by the mask that was asked for or that lies beside; say where a skull stays on.
+
+    Raises:
+        UserError: The mask can't be read or does not fit.
+    """
+    on = [volume for volume in plan.case.volumes.values() if not is_stripped(volume)]
+    mask = asked_mask(plan, request, on)
+    if mask is not None:
+        return replace(plan, case=stripped(plan.case, mask))
+    if not on or request.mask == "none":
+        return plan
+    names = " and ".join(v.origin.name for v in on if v.origin)
+    return replace(plan, warnings=(*plan.warnings, f"{names}: the skull seems to be on; add --mask auto, or a file"))
+
+
+def asked_mask(plan: Plan, request: Request, on: Sequence[Volume]) -> np.ndarray | None:
+    """Return the brain's mask that applies to a case, if any; ``on`` are its scans with a skull."""
+    first = next(iter(plan.case.volumes.values()))
+    if request.mask == "none" or not (on or isinstance(request.mask, Path)):
+        return None
+    if request.mask == "auto":
+        return brain_mask(on[0])
+    if isinstance(request.mask, Path):
+        return read_mask(mask_of(plan, request.mask), first)
+    return read_mask(plan.brain, first) if plan.brain else None
+
+
+def mask_of(plan: Plan, asked: Path) -> Path:
+    """Return the mask of a case: the file itself, or the one in a folder whose name begins with the case's."""
+    if not asked.is_dir():
+        return asked
+    found = sorted(p for p in asked.iterdir() if p.name.startswith(plan.case.name) and p.name.endswith(ENDINGS))
+    if len(found) != 1:
+        raise UsageError(f"--mask {asked}: {len(found)} files whose names begin with {plan.case.name}; expected one")
+    return found[0]
