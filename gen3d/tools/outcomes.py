@@ -122,8 +122,8 @@ def write_table(out: Path, mark: str = "part") -> list[Outcome]:
 def write_report(rows: Sequence[Outcome], path: Path) -> None:
     """Write all outcomes, and how many ended in which way, as one JSON file."""
     statuses = [row.status for row in rows]
-    counts = {name: statuses.count(name) for name in ORDER}
-    tree = {"cases": len(rows), **counts, "worst_first": [asdict(row) for row in rows]}
+    counts: dict[str, int] = {name: statuses.count(name) for name in ORDER}
+    tree: dict[str, object] = {"cases": len(rows), **counts, "worst_first": [asdict(row) for row in rows]}
     put(path, json.dumps(tree, indent=1) + "\n", "part")
 
 
