@@ -1,0 +1,128 @@
+"""``gen3d synthesize --align`` and ``--mask``: contrasts on other grids, scans with skulls."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813, the name its users know
+
+Run = Callable[..., tuple[int, str, str]]
+NAME = "BraTS-PHA-00001-000"
+
+
+def moved(path: Path, shift_mm: float = 6.0) -> None:
+    """Put a scan on a grid of its own, as if the patient had moved in between."""
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[:3, 3] += (shift_mm, -shift_mm, shift_mm)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+
+
+def headed(path: Path) -> None:
+    """Surround a brain with a skull and a scalp, and air that is noise."""
+    from scipy.ndimage import binary_dilation
+
+    image = nib.load(path)
+    voxels = image.get_fdata(dtype=np.float32)
+    brain = voxels > 0
+    scalp = binary_dilation(brain, iterations=3) & ~binary_dilation(brain, iterations=1)
+    noise = np.abs(np.random.default_rng(0).normal(0, 3, voxels.shape)) + 1
+    head = np.where(scalp, 1.5 * np.median(voxels[brain]), voxels) + noise
+    nib.save(nib.Nifti1Image(head.astype(np.float32), image.affine), path)
+
+
+def test_other_grids_are_refused_with_both_files_and_the_flag(
+    gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = case / f"{NAME}-t2w.nii.gz"
+    moved(path)
+    status, _, told = gen3d("synthesize", "-i", case, "-o", tmp_path / "out", "--model", tiny_model)
+    assert (status, told.count("\n")) == (1, 1)
+    assert str(path) in told
+    assert f"{NAME}-t1n.nii.gz" in told
+    assert "--align" in told
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+
+
+def test_aligned_scans_serve_as_those_in_register(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:
+    command = ("synthesize", "-i", case, "--model", tiny_model, "--no-check")
+    assert gen3d(*command, "-o", tmp_path / "before")[0] == 0
+    moved(case / f"{NAME}-t2w.nii.gz")
+    originals = {p.name: p.read_bytes() for p in case.iterdir()}
+    for _ in range(2):  # the second run may replace what the first one wrote
+        assert gen3d(*command, "-o", tmp_path / "out", "--align", "t1n")[0] == 0
+    assert {p.name: p.read_bytes() for p in case.iterdir()} == originals
+    place = tmp_path / "out" / NAME
+    sidecar = json.loads((place / f"{NAME}-t2f.json").read_text())
+    assert sidecar["transforms"] == [f"{NAME}-t2w_to_t1n.tfm"]
+    found = sitk.ReadTransform(str(place / sidecar["transforms"][0]))
+    for point in ((0.0, 0.0, 0.0), (30.0, -40.0, 20.0)):  # in ITK's LPS; voxels are 4 mm wide
+        np.testing.assert_allclose(np.subtract(found.TransformPoint(point), point), (-6, 6, 6), atol=1.0)
+    made, before = (nib.load(p / f"{NAME}-t2f.nii.gz") for p in (place, tmp_path / "before" / NAME))
+    np.testing.assert_array_equal(made.affine, before.affine)
+
+
+def test_aligning_to_what_is_not_there_is_one_line(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:
+    moved(case / f"{NAME}-t2w.nii.gz")
+    status, _, told = gen3d("synthesize", "-i", case, "-o", tmp_path / "out", "--model", tiny_model, "--align", "flair")
+    assert (status, told.count("\n")) == (1, 1)
+    assert "--align t2f: it has t1n, t1c, t2w" in told
+
+
+@pytest.fixture
+def heads(case: Path) -> Path:
+    for contrast in ("t1n", "t1c", "t2w"):
+        headed(case / f"{NAME}-{contrast}.nii.gz")
+    return case
+
+
+def test_skulls_are_told_and_the_way_out(gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path) -> None:
+    status, _, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "out", "--model", tiny_model, "--no-check")
+    assert status == 0
+    assert f"{NAME}-t1n.nii.gz and {NAME}-t1c.nii.gz" in told
+    assert "add --mask auto" in told
+    assert "outside" in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_a_mask_of_ones_own_is_used(gen3d: Run, heads: Path, phantoms: Path, tiny_model: Path, tmp_path: Path) -> None:
+    truth = nib.load(phantoms / NAME / f"{NAME}-t1n.nii.gz")
+    mask = tmp_path / "masks" / f"{NAME}.nii.gz"
+    mask.parent.mkdir()
+    nib.save(nib.Nifti1Image((truth.get_fdata() > 0).astype(np.uint8), truth.affine), mask)
+    for asked in (mask, mask.parent):
+        out = tmp_path / asked.name
+        command = ("synthesize", "-i", heads, "-o", out, "--model", tiny_model, "--no-check", "--mask", asked)
+        status, _, told = gen3d(*command)
+        assert (status, "skull" in told) == (0, False)
+        made = nib.load(out / NAME / f"{NAME}-t2f.nii.gz").get_fdata()
+        assert not made[truth.get_fdata() == 0].any()
+
+
+def test_a_mask_beside_the_scans_is_used_and_none_says_no(
+    gen3d: Run, heads: Path, phantoms: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    truth = nib.load(phantoms / NAME / f"{NAME}-t1n.nii.gz")
+    nib.save(
+        nib.Nifti1Image((truth.get_fdata() > 0).astype(np.uint8), truth.affine), heads / f"{NAME}-brainmask.nii.gz"
+    )
+    outside = truth.get_fdata() == 0
+    for more, kept in ((), False), (("--mask", "none"), True):
+        out = tmp_path / f"out{kept}"
+        gen3d("synthesize", "-i", heads, "-o", out, "--model", tiny_model, "--no-check", *more)
+        assert nib.load(out / NAME / f"{NAME}-t2f.nii.gz").get_fdata()[outside].any() == kept
+
+
+@pytest.mark.parametrize("kind", ["empty", "another grid", "absent"])
+def test_a_bad_mask_is_one_line(gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    image = nib.load(heads / f"{NAME}-t1n.nii.gz")
+    mask = tmp_path / "mask.nii.gz"
+    shape = (5, 5, 5) if kind == "another grid" else image.shape
+    if kind != "absent":
+        nib.save(nib.Nifti1Image(np.full(shape, kind != "empty", np.uint8), image.affine), mask)
+    status, _, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "o", "--model", tiny_model, "--mask", mask)
+    assert (status, told.count("\n")) == (1, 1)
+    assert str(mask) in told
+    assert not list((tmp_path / "o").rglob("*.nii.gz"))
