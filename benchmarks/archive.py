@@ -27,11 +27,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from scipy.ndimage import affine_transform
 
 from gen3d.data.layout import contrast_of, is_lesion
-from gen3d.metrics import unit_window
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "archive.json"
@@ -143,10 +141,12 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def brain_psnr(made: Path, true: Path) -> float:
-    """Score as shared/tools/score_completion.py does: windows of their own, over the true scan's brain."""
-    images = [unit_window(torch.from_numpy(nib.load(path).get_fdata(dtype=np.float32))) for path in (made, true)]
-    inside = torch.from_numpy(nib.load(true).get_fdata() > 0)
-    return float(-10 * torch.log10((images[0] - images[1])[inside].square().mean()))
+    """Score as shared/tools/score_completion.py does: on the true scan's scale by median and IQR, over its brain."""
+    b, a = (nib.load(path).get_fdata() for path in (made, true))
+    inside, (low, high) = a > 0, np.quantile(a, [0.001, 0.999])
+    (qa, ma, ra), (qb, mb, rb) = (np.quantile(v[inside], [0.25, 0.5, 0.75]) for v in (a, b))
+    b = (b[inside] - mb) / (rb - qb) * (ra - qa) + ma
+    return float(-10 * np.log10(np.mean(((np.clip(b, low, high) - np.clip(a[inside], low, high)) / (high - low)) ** 2)))
 
 
 def killed(folder: Path, out: Path, kills: int, seconds: float) -> int:

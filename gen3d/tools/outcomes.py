@@ -50,8 +50,8 @@ class Outcome:
 
     @property
     def rank(self) -> tuple[int, float, str]:
-        """Sorts the worst first: by status, then by the least that was foretold of a hidden contrast."""
-        return ORDER.index(self.status), min(self.reliability.values(), default=1.0), self.place
+        """Sorts the worst first: by status, then by the least that was foretold, unknown ones first."""
+        return ORDER.index(self.status), min(self.reliability.values(), default=float("-inf")), self.place
 
 
 def record_path(out: Path, place: Path) -> Path:

@@ -41,6 +41,11 @@ def skullless(plan: Plan, request: Request) -> Plan:
     Raises:
         UserError: The mask can't be read or does not fit.
     """
+    negative = {v.origin.name: v.voxels.min() for v in plan.case.volumes.values() if v.origin and v.voxels.min() < 0}
+    if negative:
+        least = " and ".join(f"{name} down to {value:.4g}" for name, value in negative.items())
+        words = f"{least}: magnitudes of MR are never negative; is it a CT, or normalised already?"
+        return replace(plan, warnings=(*plan.warnings, words))
     on = [volume for volume in plan.case.volumes.values() if not is_stripped(volume)]
     mask = asked_mask(plan, request, on)
     if mask is not None:

@@ -88,6 +88,7 @@ def test_every_study_has_its_outcome_worst_first(undisturbed: Path) -> None:
     assert "truncated" in found["truncated"]["reason"]
     assert {found[name]["status"] for name in ("truncated", "empty", "with-nan")} == {"failed"}
     assert found["ct"]["status"] == "outside"
+    assert "is it a CT" in found["ct"]["reason"]
     assert "not background" in found["ct"]["reason"]
     assert found["BraTS-PHA-00004-000"]["status"] == "complete"
     made = [row for row in rows(undisturbed) if row["status"] == "made"]
@@ -197,10 +198,11 @@ def test_the_table_sorts_by_status_then_by_what_was_foretold() -> None:
         Outcome("b", "b", "failed", "why"),
         Outcome("c", "c", "made", reliability={"t1n": 0.95, "t2w": -0.2}, uncertainty={"t2f": 1.25}),
         Outcome("d", "d", "outside"),
+        Outcome("e", "e", "made"),
     ]
     lines = table(sorted(found, key=lambda outcome: outcome.rank)).splitlines()
-    assert [line.split(",")[0] for line in lines] == ["case", "b", "d", "c", "a"]
-    assert lines[3] == "c,made,,,0.950,-0.200,,,1.250,,c"
+    assert [line.split(",")[0] for line in lines] == ["case", "b", "d", "e", "c", "a"]
+    assert lines[4] == "c,made,,,0.950,-0.200,,,1.250,,c"
 
 
 def test_strange_files_among_the_records_are_ignored(tmp_path: Path) -> None:
