@@ -1,6 +1,6 @@
 """Contrasts that are not in register: found by rigid registration, brought onto one grid, and the way back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,28 +84,64 @@ def register(reference: Volume, moving: Volume) -> np.ndarray:
     Raises:
         UserError: if the result is doubtful: too far, or no better than beside it.
     """
-    import SimpleITK
-
+    if max(moving.spacing) > max(reference.spacing):  # between thick slices there is nothing true to look up
+        return np.linalg.inv(register(moving, reference))
     pairs = [(coarse(reference, step), coarse(moving, step), step) for step in _LEVELS_MM]
-    first, other, step = pairs[0]
-    centre = _LPS[:3, :3] @ _foreground_mm(first).mean(axis=0)
-    shift = _LPS[:3, :3] @ _foreground_mm(other).mean(axis=0) - centre
-    found = []
-    for guess in (np.zeros(3), shift):  # the header's geometry, and centre on centre
-        transform = SimpleITK.Euler3DTransform()
-        transform.SetCenter(centre.tolist())
-        transform.SetTranslation(guess.tolist())
-        found.append((_descend(first, other, transform, step), transform))
-    transform = min(found, key=lambda pair: pair[0])[1]
-    for fixed, moved, step in pairs[1:]:
-        _descend(fixed, moved, transform, step)
+    first, other, _ = pairs[0]
+    centre = _foreground_mm(first).mean(axis=0)
+    guesses = (np.zeros(3), _foreground_mm(other).mean(axis=0) - centre)  # the header's geometry, and centre on centre
+    transform = lay(pairs, centre, guesses)
     matrix = matrix_of(transform)
     angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
-    far = min(np.linalg.norm(transform.GetTranslation() - guess) for guess in (np.zeros(3), shift))
+    far = min(np.linalg.norm(_LPS[:3, :3] @ transform.GetTranslation() - guess) for guess in guesses)
     if far > _FARTHEST_MM or angle > _FARTHEST_DEGREES or _sharpness(*pairs[1][:2], transform) < _PEAK:
         names = " and ".join(str(volume.origin or volume.contrast) for volume in (reference, moving))
         raise UserError(f"{names}: can't be aligned; expected two scans of one head; check them, or align by hand")
     return matrix
+
+
+def lay(pairs: Sequence[tuple[Volume, Volume, float]], centre: np.ndarray, guesses: Sequence[np.ndarray]) -> Any:
+    """Find the rigid movement from the best of some first guesses, coarse to fine.
+
+    Args:
+        pairs: Fixed scan, moving scan and step in mm, the coarsest first, as ``coarse`` makes them.
+        centre: What turns turn about, (3,) in world millimetres.
+        guesses: Shifts in mm, each (3,).
+
+    Returns:
+        SimpleITK's transform, in its LPS.
+    """
+    import SimpleITK
+
+    found = []
+    for guess in guesses:
+        transform = SimpleITK.Euler3DTransform()
+        transform.SetCenter((_LPS[:3, :3] @ centre).tolist())
+        transform.SetTranslation((_LPS[:3, :3] @ guess).tolist())
+        found.append((descend(*pairs[0], transform), transform))
+    best = min(found, key=lambda pair: pair[0])[1]
+    for pair in pairs[1:]:
+        descend(*pair, best)
+    return best
+
+
+def descend(fixed: Volume, moving: Volume, step_mm: float, transform: Any) -> float:
+    """Improve a transform in place, rigid or affine; return what is left of the metric, the less the better."""
+    import SimpleITK
+
+    method = _method(fixed, transform)
+    method.SetOptimizerAsRegularStepGradientDescent(step_mm / 2, step_mm / 200, 200, 0.7, 1e-6)
+    radius_mm = np.sqrt(_foreground_mm(fixed).var(axis=0).sum() * 2 / 3)  # what a radian moves
+    method.SetOptimizerScales([float(radius_mm**2)] * (transform.GetNumberOfParameters() - 3) + [1.0] * 3)
+    threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the metric's threads add up in any order
+    try:
+        method.Execute(_image(fixed), _image(moving))
+    except RuntimeError:  # they don't overlap
+        return 0.0
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    return float(method.GetMetricValue())
 
 
 def back(volume: Volume, transform: np.ndarray, native: Volume) -> Volume:
@@ -225,7 +261,6 @@ def _method(fixed: Volume, transform: Any) -> Any:
     mask = binary_dilation(_foreground(fixed.voxels), iterations=2)
     samples = int(mask.sum())
     method = SimpleITK.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # threads add up in any order
     method.SetMetricAsMattesMutualInformation(64 if samples > _SAMPLES else 32)
     method.SetMetricFixedMask(_image(Volume(mask.astype(np.uint8), fixed.affine)))
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -233,18 +268,6 @@ def _method(fixed: Volume, transform: Any) -> Any:
     method.SetInterpolator(SimpleITK.sitkLinear)
     method.SetInitialTransform(transform, inPlace=True)
     return method
-
-
-def _descend(fixed: Volume, moving: Volume, transform: Any, step_mm: float) -> float:
-    """Improve ``transform`` in place; return what is left of the metric, the less the better."""
-    method = _method(fixed, transform)
-    method.SetOptimizerAsRegularStepGradientDescent(step_mm, step_mm / 200, 200, 0.8, 1e-6)
-    method.SetOptimizerScalesFromPhysicalShift()
-    try:
-        method.Execute(_image(fixed), _image(moving))
-    except RuntimeError:  # they don't overlap
-        return 0.0
-    return float(method.GetMetricValue())
 
 
 def _sharpness(fixed: Volume, moving: Volume, transform: Any) -> float:
