@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "monai": "metrics",
     "scipy": "metrics",
+    "SimpleITK": "align",
     "torchmetrics": "metrics",
     "diffusers": "diffusers",
     "nilearn": "phantom",
@@ -157,7 +158,7 @@ def synthesize(
     mask: Annotated[
         str | None,
         typer.Option(
-            help="The brain, for scans with skulls: auto, none, a file, a folder [one that lies beside].",
+            help="The brain, for scans with skulls: a file, a folder of them, none [one that lies beside].",
             show_default=False,
         ),
     ] = None,

@@ -11,7 +11,7 @@ from gen3d.core.volume import Volume
 from gen3d.data.alignment import align
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import ENDINGS
-from gen3d.data.skull import brain_mask, is_stripped, read_mask, stripped
+from gen3d.data.skull import is_stripped, read_mask, stripped
 from gen3d.tools.request import Plan, Request
 
 
@@ -53,7 +53,13 @@ def skullless(plan: Plan, request: Request) -> Plan:
     if not on or request.mask == "none":
         return plan
     names = " and ".join(v.origin.name for v in on if v.origin)
-    return replace(plan, warnings=(*plan.warnings, f"{names}: the skull seems to be on; add --mask auto, or a file"))
+    return replace(
+        plan,
+        warnings=(
+            *plan.warnings,
+            f"{names}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes it",
+        ),
+    )
 
 
 def asked_mask(plan: Plan, request: Request, on: Sequence[Volume]) -> np.ndarray | None:
@@ -61,8 +67,6 @@ def asked_mask(plan: Plan, request: Request, on: Sequence[Volume]) -> np.ndarray
     first = next(iter(plan.case.volumes.values()))
     if request.mask == "none" or not (on or isinstance(request.mask, Path)):
         return None
-    if request.mask == "auto":
-        return brain_mask(on[0])
     if isinstance(request.mask, Path):
         return read_mask(mask_of(plan, request.mask), first)
     return read_mask(plan.brain, first) if plan.brain else None

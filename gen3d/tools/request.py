@@ -30,7 +30,7 @@ class Request:
         check: Hide each contrast that is there and make it from the others, to learn how far to trust the model.
         strict: Refuse cases unlike what the model was trained on.
         align: Bring contrasts on other grids into register with this one; "finest": with the finest; None: don't.
-        mask: Of the brain: "auto", "none", a file, or a folder with a file for each case; None: one that lies beside
+        mask: Of the brain: "none", a file, or a folder with a file for each case; None: one that lies beside
             the scans, if their skulls are on.
     """
 

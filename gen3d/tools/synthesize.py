@@ -77,7 +77,7 @@ def synthesize(
         like: A scan whose grey scale is taken; without one, 0 to 1000 over the model's window.
         aliases: A YAML file with one's own names of contrasts.
         align: Bring contrasts on other grids into register with this one; "finest": with the finest.
-        mask: Of the brain, for scans with skulls: "auto", "none", a file, or a folder with a file for each case; by
+        mask: Of the brain, for scans with skulls: "none", a file, or a folder with a file for each case; by
             default a mask that lies beside the scans.
         check: Hide each contrast that is there and make it from the others, to learn how far to trust the model here.
         strict: Refuse cases outside the model's training envelope.
@@ -104,6 +104,8 @@ def synthesize(
     count = 1 if mode == "mean" else 3 if samples is None else samples
     if count < 1:
         raise UsageError(f"samples {count}: expected at least 1")
+    if mask == "auto":
+        raise UsageError("--mask auto: gen3d finds no brains itself yet; give masks made by HD-BET or SynthStrip")
     source, out = Path(source), Path(out)
     if source.is_dir():
         forbid_beside(out, source)

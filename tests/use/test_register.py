@@ -83,7 +83,7 @@ def test_skulls_are_told_and_the_way_out(gen3d: Run, heads: Path, tiny_model: Pa
     status, _, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "out", "--model", tiny_model, "--no-check")
     assert status == 0
     assert f"{NAME}-t1n.nii.gz and {NAME}-t1c.nii.gz" in told
-    assert "add --mask auto" in told
+    assert "add --mask, a mask of the brain" in told
     assert "outside" in (tmp_path / "out" / "cases.csv").read_text()
 
 
