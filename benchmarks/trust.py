@@ -130,7 +130,7 @@ def main() -> None:
         example = system.example(case)
         for channel, contrast in enumerate(system.config.contrasts):
             row = {"case": case.name, "kind": kind, "contrast": contrast, **pair(system, example, channel)}
-            if kind == "real":
+            if kind == "real" and options.samples > 1:
                 row["uncertainty"] = uncertainty(system, example, channel, walk, options.samples)
             rows.append(row)
             print(json.dumps({key: value for key, value in row.items() if key != "uncertainty"}), flush=True)
