@@ -195,7 +195,7 @@ def synthesize(
         closing()
         return
     if source is None:
-        raise UsageError("-i: names no case; expected a case's folder, a folder of them, or a CSV")
+        raise UsageError("Missing option '-i': expected a case's folder, a folder of them, or a CSV")
     left = TimeLeft()
 
     def done(plan: Plan | None, outcome: Outcome) -> None:

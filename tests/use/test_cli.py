@@ -50,7 +50,8 @@ def test_without_arguments_it_helps(gen3d: Run) -> None:
     ("arguments", "words"),
     [
         (["synthesise"], "Did you mean 'synthesize'?"),
-        (["synthesize"], "Missing option '-i'"),
+        (["synthesize"], "Missing option '-o'"),
+        (["synthesize", "-o", "b"], "Missing option '-i'"),
         (["synthesize", "-i", "a", "-o", "b", "--sampels", "3"], "--samples"),
         (["synthesize", "-i", "a", "-o", "b", "--samples", "0"], "Invalid value for '--samples'"),
         (["synthesize", "-i", "a", "-o", "b", "c"], "'c': unexpected"),
