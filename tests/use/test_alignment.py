@@ -9,7 +9,7 @@ import pytest
 
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Case, Volume
-from gen3d.data.alignment import align, back, finest, register, resample, save_transform
+from gen3d.data.alignment import Aligned, align, back, finest, register, resample, save_transform
 from gen3d.data.layout import read_case
 from gen3d.data.phantom import phantom
 
@@ -75,8 +75,12 @@ def shaken(study: Case, movement: np.ndarray) -> Case:
     return replace(study, volumes=volumes)
 
 
-def test_movement_is_found_and_undone(study: Case, shaken: Case, movement: np.ndarray) -> None:
-    aligned = align(shaken)
+@pytest.fixture(scope="module")
+def aligned(shaken: Case) -> Aligned:
+    return align(shaken)
+
+
+def test_movement_is_found_and_undone(study: Case, shaken: Case, aligned: Aligned, movement: np.ndarray) -> None:
     t1, t2 = aligned.case.volumes["t1n"], aligned.case.volumes["t2w"]
     assert aligned.reference == "t1n" == finest(shaken)
     assert apart_mm(aligned.transforms["t2w"], movement, t1) < 0.5
@@ -94,10 +98,10 @@ def test_movement_is_found_and_undone(study: Case, shaken: Case, movement: np.nd
     assert after_error < 0.5 * before_error
 
 
-def test_same_study_same_bytes(shaken: Case) -> None:
-    first, second = align(shaken), align(shaken)
-    assert first.transforms["t2w"].tobytes() == second.transforms["t2w"].tobytes()
-    assert first.case.volumes["t2w"].voxels.tobytes() == second.case.volumes["t2w"].voxels.tobytes()
+def test_same_study_same_bytes(shaken: Case, aligned: Aligned) -> None:
+    again = align(shaken)
+    assert aligned.transforms["t2w"].tobytes() == again.transforms["t2w"].tobytes()
+    assert aligned.case.volumes["t2w"].voxels.tobytes() == again.case.volumes["t2w"].voxels.tobytes()
 
 
 def test_contrasts_in_register_are_left_alone(study: Case) -> None:
@@ -138,9 +142,8 @@ def test_a_slab_of_the_head(study: Case, movement: np.ndarray) -> None:
     assert apart_mm(register(t1, slab), movement, t1) < 1.0
 
 
-def test_result_goes_back_to_the_native_grid(shaken: Case, movement: np.ndarray) -> None:
+def test_result_goes_back_to_the_native_grid(shaken: Case, aligned: Aligned, movement: np.ndarray) -> None:
     native = shaken.volumes["t2w"]
-    aligned = align(shaken)
     returned = back(aligned.case.volumes["t2w"], aligned.transforms["t2w"], native)
     assert returned.on_grid_of(native)
     assert np.corrcoef(returned.voxels.ravel(), native.voxels.ravel())[0, 1] > 0.95
@@ -158,11 +161,11 @@ def test_result_goes_back_to_the_native_grid(shaken: Case, movement: np.ndarray)
 def test_lesion_follows_the_contrast_that_it_was_drawn_on(shaken: Case, movement: np.ndarray) -> None:
     assert shaken.lesion is not None
     drawn = replace(shaken, lesion=back(shaken.lesion, movement, shaken.volumes["t2w"]))
-    aligned = align(drawn).case.lesion
-    assert aligned is not None
-    assert aligned.on_grid_of(shaken.volumes["t1n"])
-    both = (aligned.voxels > 0) & (shaken.lesion.voxels > 0)
-    assert 2 * both.sum() / ((aligned.voxels > 0).sum() + (shaken.lesion.voxels > 0).sum()) > 0.75
+    lesion = align(drawn).case.lesion
+    assert lesion is not None
+    assert lesion.on_grid_of(shaken.volumes["t1n"])
+    both = (lesion.voxels > 0) & (shaken.lesion.voxels > 0)
+    assert 2 * both.sum() / ((lesion.voxels > 0).sum() + (shaken.lesion.voxels > 0).sum()) > 0.75
 
 
 def test_saved_transform_reads_in_itk(tmp_path: Path, movement: np.ndarray) -> None:
