@@ -178,7 +178,7 @@ def main() -> None:
         seconds = time.monotonic() - begin
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         print(done.stdout, done.stderr, (out / "cases.csv").read_text(), sep="\n")
-        rows = list(csv.DictReader((out / "cases.csv").read_text().splitlines()))
+        rows = list(csv.DictReader((out / "cases.csv").read_text().replace(f"{folder}/", "").splitlines()))
         odd = {r["case"]: r["status"] for r in rows if r["status"] not in EXPECTED.get(r["case"], ())}
         odd |= dict.fromkeys(EXPECTED.keys() - {r["case"] for r in rows}, "missing")
         true = scans("TCGA-DU-7294")["t2f"]

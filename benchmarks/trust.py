@@ -19,6 +19,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ def asked(example: Example, channel: int) -> Example:
     """Take a contrast away."""
     present = example["present"].clone()
     present[:, channel] = False
-    prepared = example["prepared"]
-    left = type(prepared)(**{**vars(prepared), "present": present[0].numpy()})
+    left = replace(example["prepared"], present=present[0].numpy())
     return {**example, "present": present, "target": ~present, "prepared": left}
 
 

@@ -41,25 +41,25 @@ def skullless(plan: Plan, request: Request) -> Plan:
     Raises:
         UserError: The mask can't be read or does not fit.
     """
-    negative = {v.origin.name: v.voxels.min() for v in plan.case.volumes.values() if v.origin and v.voxels.min() < 0}
-    if negative:
-        least = " and ".join(f"{name} down to {value:.4g}" for name, value in negative.items())
-        words = f"{least}: magnitudes of MR are never negative; is it a CT, or normalised already?"
-        return replace(plan, warnings=(*plan.warnings, words))
-    on = [volume for volume in plan.case.volumes.values() if not is_stripped(volume)]
+    scans = plan.case.volumes.values()
+    on = [volume for volume in scans if volume.voxels.min() >= 0 and not is_stripped(volume)]
     mask = asked_mask(plan, request, on)
+    words = [
+        f"{named(v)}: {v.voxels.min():.4g} is no magnitude of MR; is it a CT?" for v in scans if v.voxels.min() < 0
+    ]
     if mask is not None:
-        return replace(plan, case=stripped(plan.case, mask))
-    if not on or request.mask == "none":
-        return plan
-    names = " and ".join(v.origin.name for v in on if v.origin)
-    return replace(
-        plan,
-        warnings=(
-            *plan.warnings,
-            f"{names}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes it",
-        ),
-    )
+        plan = replace(plan, case=stripped(plan.case, mask))
+    elif on and request.mask != "none":
+        which = " and ".join(map(named, on))
+        words.append(
+            f"{which}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes"
+        )
+    return replace(plan, warnings=(*plan.warnings, *words))
+
+
+def named(volume: Volume) -> str:
+    """Return the name of a scan's file, or of its contrast."""
+    return volume.origin.name if volume.origin else volume.contrast or "a scan"
 
 
 def asked_mask(plan: Plan, request: Request, on: Sequence[Volume]) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from gen3d.core.condition import Condition
 from gen3d.core.denoiser import compile_networks, replay
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.parameterization import Betas, Levels
-from gen3d.core.precision import choose_precision, store_weights, use_precision
+from gen3d.core.precision import NAMES, choose_precision, store_weights, use_precision
 from gen3d.core.randomness import Key, derive, normal_on
 from gen3d.core.system import Example, System
 from gen3d.samplers import (
@@ -42,7 +42,7 @@ GRIDS: Mapping[str, Callable[[int, Levels], Tensor]] = {
     "ddpm": lambda steps, levels: ddpm(steps, chain(levels)),
 }
 CALLS_A_STEP = {"heun": 2}
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", *NAMES)
 
 
 def choose_device(asked: str = "auto") -> torch.device:

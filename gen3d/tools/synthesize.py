@@ -122,29 +122,30 @@ def synthesize(
     written: list[Path] = []
     failures = refused = 0
     for index, study in enumerate(studies):
+        asked = {**settings, "files": {name: path.name for name, path in study.files.items()}}
 
         def of_all(share: float, words: str, index: int = index) -> None:
             advance((index + share) / len(studies), words)
 
         plan: Plan | None = None
         try:
-            outcome = finished(out, study.place, settings) if skip_existing and not dry_run else None
+            outcome = finished(out, study.place, asked) if skip_existing and not dry_run else None
             if outcome is None:
                 plan = make_plan(study, out / study.place, loaded.system, request)
                 outcome = served(plan, loaded, request, walk, of_all, dry_run=dry_run)
-                outcome = replace(outcome, place=str(study.place), request=settings)
+                outcome = replace(outcome, place=str(study.place), request=asked)
         except Exception as error:
             if len(everything) == 1:
                 raise
             failures += 1
             failed(study.name, error)
             said = " ".join(str(error).split()) or type(error).__name__
-            outcome = Outcome(study.name, str(study.place), "failed", said, request=settings)
+            outcome = Outcome(study.name, str(study.place), "failed", said, request=asked)
         finally:
             of_all(1.0, study.name)
         if not dry_run and not (outcome.status == "complete" and len(everything) == 1):
             write_outcome(outcome, out)
-            write_table(out, mark=f"part-{part[0]}-of-{part[1]}")
+            write_table(out, mark=f"part-{part[0]}-of-{part[1]}")  # after each: people look before the end
         if outcome.status == "failed":
             continue
         refused += outcome.status == "refused"

@@ -139,6 +139,10 @@ def test_finished_cases_are_kept_and_those_of_other_settings_made_anew(
     path.unlink()
     assert "made t2f" in gen3d(*command)[1]
     assert path.exists()
+    copytree(one, tmp_path / "again" / one.name)
+    (tmp_path / "again" / one.name / f"{one.name}-t2w.nii.gz").unlink()
+    less = ("synthesize", "-i", tmp_path / "again" / one.name, *command[3:])
+    assert "made t2w, t2f" in gen3d(*less)[1]  # another scan is missing now
 
 
 def test_strict_refuses_what_is_outside(gen3d: Run, archive: Path, model: Path, tmp_path: Path) -> None:

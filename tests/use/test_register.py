@@ -115,6 +115,24 @@ def test_a_mask_beside_the_scans_is_used_and_none_says_no(
         assert nib.load(out / NAME / f"{NAME}-t2f.nii.gz").get_fdata()[outside].any() == kept
 
 
+def test_a_mask_applies_to_scans_with_negative_values_too(
+    gen3d: Run, case: Path, phantoms: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    truth = nib.load(phantoms / NAME / f"{NAME}-t1n.nii.gz")
+    mask = tmp_path / "mask.nii.gz"
+    half = truth.get_fdata() > 0
+    half[:18] = False
+    nib.save(nib.Nifti1Image(half.astype(np.uint8), truth.affine), mask)
+    path = case / f"{NAME}-t1c.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image((image.get_fdata() - 50).astype(np.float32), image.affine), path)
+    command = ("synthesize", "-i", case, "-o", tmp_path / "out", "--model", tiny_model, "--no-check", "--mask", mask)
+    status, _, told = gen3d(*command)
+    assert (status, f"{path.name}: -50 is no magnitude of MR; is it a CT?" in told) == (0, True)
+    made = nib.load(tmp_path / "out" / NAME / f"{NAME}-t2f.nii.gz").get_fdata()
+    assert not made[~half].any()
+
+
 @pytest.mark.parametrize("kind", ["empty", "another grid", "absent"])
 def test_a_bad_mask_is_one_line(gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path, kind: str) -> None:
     image = nib.load(heads / f"{NAME}-t1n.nii.gz")

@@ -34,6 +34,8 @@ def test_stripped_brains_and_heads_are_told_apart(study: Case) -> None:
     for volume in study.volumes.values():
         assert is_stripped(volume)
         assert is_stripped(replace(volume, voxels=volume.voxels - 5))  # a background that is not 0
+        faint = np.random.default_rng(0).normal(0, 0.002 * volume.voxels.max(), volume.shape)
+        assert is_stripped(replace(volume, voxels=(volume.voxels + faint).astype(np.float32)))
     whole = head(study.volumes["t1n"])
     assert not is_stripped(whole)
     cut = np.where(whole.voxels < 0.2 * np.percentile(whole.voxels, 95), 0, whole.voxels)
