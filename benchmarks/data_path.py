@@ -26,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,9 @@ from gen3d.core.system import System
 from gen3d.core.training import Trainer
 from gen3d.core.volume import Prepared
 from gen3d.data import cache
-from gen3d.data.layout import read_case
 from gen3d.systems import system_class
-from gen3d.tools.train import Experiment, make_system, preparation, read_experiment, real_cases
+from gen3d.tools.train import Experiment, make_system, read_experiment
+from gen3d.tools.training_cases import real_cases, stored
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "data_path.json"
@@ -61,9 +60,8 @@ def cases_of(experiment: Experiment, folder: Path) -> list[Prepared]:
     """Prepare the first cases of the configuration's first source into a cache of its own."""
     kind = system_class(experiment.system)
     system: System = kind(build(kind.Config, experiment.model, "model"))
-    sources = dict(islice(real_cases(experiment.data.sources[0], experiment.data).items(), CASES))
-    settings = preparation(experiment, system)
-    return cache.refresh(sources, folder, settings, lambda key: system.prepare(read_case(Path(key))))
+    data = replace(experiment.data, cache=str(folder))
+    return [stored(study, data, system) for study in real_cases(data.sources[0], data)[:CASES]]
 
 
 def read_from_disk(system: System, case: Prepared) -> float:

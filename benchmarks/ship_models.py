@@ -19,10 +19,11 @@ import torch
 import gen3d
 from gen3d.core.checkpoint import save_model
 from gen3d.data.envelope import envelope
-from gen3d.data.layout import read_case
+from gen3d.data.studies import read_study
 from gen3d.metrics import QuadraticFit, unit_window
 from gen3d.tools.card import model_card
-from gen3d.tools.train import read_experiment, real_cases
+from gen3d.tools.train import read_experiment
+from gen3d.tools.training_cases import real_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,7 +55,7 @@ def fold_scores() -> str:
 def baseline(config: Path) -> dict[str, dict[str, object]]:
     """Fit the voxel-wise regression of each contrast from the other three on the training patients."""
     data = read_experiment(config).data
-    cases = [read_case(path) for source in data.sources for path in real_cases(source, data)]
+    cases = [read_study(study) for source in data.sources for study in real_cases(source, data)]
     fits = {}
     for target in ("t1n", "t1c", "t2w", "t2f"):
         given = [name for name in ("t1n", "t1c", "t2w", "t2f") if name != target]
@@ -89,8 +90,8 @@ def main() -> None:
     system = gen3d.load(folder if options.envelope else options.run / "model")
     if options.envelope:
         data = read_experiment(config).data
-        paths = [path for source in data.sources for path in real_cases(source, data)]
-        cases = [system.prepare(read_case(path)) for path in paths]
+        studies = [study for source in data.sources for study in real_cases(source, data)]
+        cases = [system.prepare(read_study(study)) for study in studies]
         if (names := sorted(case.name for case in cases)) != system.provenance["names"]:
             raise SystemExit(f"{options.name} was trained on other cases than {', '.join(names)}")
         system.provenance["envelope"] = envelope(cases, system.config.contrasts)

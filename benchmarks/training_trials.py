@@ -24,12 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gen3d
 from benchmarks.hippocampus_sets import BATCH, ROOT, Set, calls, cases, drawn, figures, real, real_against_real
+from gen3d.core.config import build
 from gen3d.core.precision import use_precision
 from gen3d.core.system import Sampling, System
 from gen3d.core.training import Trainer
 from gen3d.data.nifti import without_ending
+from gen3d.systems import system_class
 from gen3d.tools.evaluate.report import Table, markdown
-from gen3d.tools.train import gather, make_system, read_experiment, run_training
+from gen3d.tools.train import make_system, read_experiment, run_training
+from gen3d.tools.training_cases import gather
 
 CONFIG = ROOT / "configs" / "wdm_hippocampus.yaml"
 RUNS = ROOT / "runs" / "trials"
@@ -71,7 +74,8 @@ def calibrate() -> None:
     trainers, found = {}, {}
     for trial in TRIALS:
         experiment = read_experiment(CONFIG, overrides(trial))
-        prepared, weights = gather(experiment)
+        kind = system_class(experiment.system)
+        prepared, weights = gather(experiment.data, kind(build(kind.Config, experiment.model, "model")))
         system = make_system(experiment, prepared)
         trainers[trial] = Trainer(system, prepared, experiment.train, folder(trial), weights=weights)
         found[trial] = {"parameters": sum(p.numel() for p in system.parameters()), "gflop": gflop(system)}

@@ -41,7 +41,7 @@ def choose_precision(device: torch.device | str, asked: str = "auto") -> Precisi
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision(torch.bfloat16, "the GPU computes in bf16")
         return Precision(torch.float16, "the GPU has no bf16")
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return Precision(torch.bfloat16, "the CPU multiplies matrices in bf16")
     return Precision(torch.float32, f"this {device.type} computes in fp32")
 

@@ -25,6 +25,8 @@ class Objective:
         start: First step at which it is due.
         every: Steps between its updates.
         ema: Whether its parameters are averaged for the saved model.
+        at: (example, keys, sigma (B,)) -> the loss of each item at a noise level, (B,), for those who ask where a model
+            learns; None where levels mean nothing.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Objective:
     start: int = 0
     every: int = 1
     ema: bool = True
+    at: Callable[[Example, Sequence[Key], Tensor], Tensor] | None = None
 
     def due(self, step: int) -> bool:
         """Tell whether the objective is trained at this step."""

@@ -20,17 +20,20 @@ from gen3d.core.config import to_tree
 from gen3d.core.denoiser import compile_networks
 from gen3d.core.distributed import Loss, is_main, rank, shared, together, total, world_size
 from gen3d.core.draws import Batch, Draws, moved_ahead, prepared, training_key
-from gen3d.core.error import UserError
+from gen3d.core.early_stop import EarlyStop
+from gen3d.core.error import UsageError, UserError
 from gen3d.core.footprint import fewest_levels
 from gen3d.core.precision import Precision, choose_precision, use_precision
+from gen3d.core.randomness import derive, seed_of
 from gen3d.core.sharding import checkpoints, load_shards, read_facts, save_shards, shard, tensors, whole
 from gen3d.core.system import Example, Objective, System
 from gen3d.core.tracking import LOG, Report, Tracker, forget_after
 from gen3d.core.validation import Validation
 from gen3d.core.volume import Prepared
+from gen3d.nn.adapter import adapt, merged
 from gen3d.nn.recompute import recompute
 
-CHECKPOINT, MODEL = "checkpoint.pt", "model"
+CHECKPOINT, BEST, MODEL = "checkpoint.pt", "best.pt", "model"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class TrainConfig:
         clip: Largest norm of an objective's gradient; none for no clipping.
         ema: Decay of the averaged weights that are saved, reached after a warm-up of (1 + step) / (10 + step); 0 for
             no averaging.
+        adapter: Rank of a low-rank change of each weight that is trained in its place, which needs far less memory and
+            leaves less room to forget; 0 trains the weights themselves.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         compile: Whether networks are compiled; ``auto`` does on GPUs with Triton. On CPUs it takes minutes and ``yes``
             pays in runs of hundreds of steps.
@@ -60,6 +65,10 @@ class TrainConfig:
         log_every: Steps between lines of the log.
         validate_every: Steps between validations; the last step always has one. 0 for none.
         validation_items: Items of a validation, the same ones every time.
+        validation_levels: Noise levels at which a validation also tells the loss, and that of as many items of the
+            training cases: where the two part, a model memorises. ``.inf`` is the expected image.
+        patience: Validations no better than the best one after which training stops; the best weights are then what is
+            saved, those before the first step included. 0 trains to the last step.
         workers: Threads that prepare examples ahead, for each process that trains; 0 prepares each when it is needed.
         seed: Everything random follows from it.
         wandb: Whether runs are also tracked by wandb.
@@ -75,6 +84,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip: float | None = 1.0
     ema: float = 0.999
+    adapter: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "yes", "no"] = "auto"
     recompute: int | Literal["auto"] = "auto"
@@ -83,6 +93,8 @@ class TrainConfig:
     log_every: int = 10
     validate_every: int = 0
     validation_items: int = 32
+    validation_levels: tuple[float, ...] = ()
+    patience: int = 0
     workers: int = 0
     seed: int = 0
     wandb: Literal["disabled", "offline", "online"] = "disabled"
@@ -221,23 +233,38 @@ class Trainer:
         self.share, self.size = shared(config.batch * config.accumulate, config.batch)
         key = partial(training_key, config.seed, config.batch * config.accumulate)
         self.draws = Draws(system, cases, weights or [1.0] * len(cases), key)
+        if config.adapter:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_of(derive(config.seed, "adapter")))
+                for name in system.components:
+                    adapt(getattr(system, name), config.adapter)
         self.precision = make_ready(system, config, self.device, lambda: self.draws[0][0])
-        self.validation = None
+        self.validations = []
         if config.validate_every:
-            self.validation = Validation(
-                system,
-                validation,
-                seed=config.seed,
-                items=config.validation_items,
-                batch=config.batch,
-                workers=config.workers,
-                device=self.device,
-            )
+            watched = {"validation": validation, **({"seen": cases} if config.validation_levels else {})}
+            self.validations = [self.watched(name, group) for name, group in watched.items()]
         system.requires_grad_(False)
+        if config.shard and config.patience:
+            raise UsageError("train.patience: no early stop with train.shard yet; use train.patience=0")
         if config.shard:
             shard(system, self.device, config.validation_items if config.validate_every else 0)
         self.optimizations = [Optimization(o, config, self.precision.dtype) for o in system.objectives()]
+        self.early = EarlyStop(config.patience) if config.patience and config.validate_every else None
         self.step, self.cpu_seconds, self.seconds = 0, 0.0, 0.0
+
+    def watched(self, name: str, cases: Sequence[Prepared]) -> Validation:
+        """Return a validation on some cases."""
+        return Validation(
+            self.system,
+            cases,
+            seed=self.config.seed,
+            items=self.config.validation_items,
+            batch=self.config.batch,
+            workers=self.config.workers,
+            device=self.device,
+            levels=self.config.validation_levels,
+            name=name,
+        )
 
     def resume(self) -> None:
         """Go back to the run folder's checkpoint if there is one."""
@@ -260,6 +287,8 @@ class Trainer:
                 f"{path}: belongs to another configuration; choose another run folder, or delete it to start anew"
             )
         self.step, self.cpu_seconds, self.seconds = state["step"], state["cpu_seconds"], state["seconds"]
+        if self.early:
+            self.early = EarlyStop(self.config.patience, state["validations"])
         if path.is_dir():
             load_shards(path, tensors(self.system, self.optimizations))
             self.optimizations[0].scaler.load_state_dict(state["scaler"])
@@ -271,7 +300,8 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """Return what must not change between a checkpoint and its resumption."""
         free = (
-            *("checkpoint_every", "log_every", "validate_every", "validation_items", "workers", "wandb"),
+            *("checkpoint_every", "log_every", "validate_every", "validation_items", "validation_levels"),
+            *("workers", "wandb"),
             *("compile", "recompute"),
         )
         train = {key: value for key, value in to_tree(self.config).items() if key not in free}
@@ -289,6 +319,7 @@ class Trainer:
             "step": self.step,
             "cpu_seconds": self.cpu_seconds,
             "seconds": self.seconds,
+            **({"validations": self.early.rows} if self.early else {}),
         }
         if self.config.shard:
             facts["scaler"] = self.optimizations[0].scaler.state_dict()
@@ -305,8 +336,12 @@ class Trainer:
             "device": self.device.type,
             "computed_in": f"{self.precision.dtype}".removeprefix("torch."),
         }
-        with self.averaged():
-            system = whole(self.system) if self.config.shard else self.system
+        if self.early:
+            facts = {"stopped_at": self.step, "best_step": self.early.best, "turned": self.early.turned()}
+            self.system.provenance["training"] |= facts
+            self.system.load_state_dict(load_state(self.run / BEST)["system"])
+        with nullcontext() if self.early else self.averaged():
+            system = whole(self.system) if self.config.shard else merged(self.system)
             if is_main():
                 save_model(system, self.run / MODEL, card=self.card(system) if self.card else None)
 
@@ -343,7 +378,12 @@ class Trainer:
         tracker = Tracker(self.run, self.config.wandb, to_tree(self.config)) if is_main() else None
         sums: dict[str, list[Tensor]] = {}
         spent, cpu, wall = self.cpu_seconds, time.process_time(), time.monotonic() - self.seconds
-        for batches in moved_ahead(self.batches(), self.device):
+        if self.early and not self.early.rows:
+            report = self.report({}, self.validate())
+            if tracker:
+                tracker.write(report)
+            yield report
+        for batches in () if self.stopped else moved_ahead(self.batches(), self.device):
             for name, term in self.update(batches).items():
                 sums.setdefault(name, []).append(term)
             self.step += 1
@@ -353,6 +393,7 @@ class Trainer:
             if not (validated or logged or saved):
                 continue
             validation = self.validate() if validated else {}
+            saved = saved or self.stopped
             self.seconds = time.monotonic() - wall
             self.cpu_seconds = spent + total([time.process_time() - cpu])[0]
             if logged or validated:
@@ -362,9 +403,16 @@ class Trainer:
                 yield report
             if saved:
                 self.save()
+            if self.stopped:
+                break
         self.save_averaged()
         if tracker:
             tracker.close()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether validations have been no better for as long as is waited."""
+        return self.early is not None and bool(self.early.rows) and self.early.finished
 
     def due(self, every: int) -> bool:
         """Tell whether what happens so often, and at the last step, happens now."""
@@ -381,9 +429,13 @@ class Trainer:
         return means
 
     def validate(self) -> dict[str, float]:
-        """Return what the averaged weights reach on the validation items."""
+        """Return what the averaged weights reach on the validation items; keep them if they are the best so far."""
         with self.averaged():
-            return self.validation.terms([o.objective for o in self.optimizations]) if self.validation else {}
+            objectives = [o.objective for o in self.optimizations]
+            found = {name: v for validation in self.validations for name, v in validation.terms(objectives).items()}
+            if self.early and self.early.take(self.step, found) and is_main():
+                save_state({"system": self.system.state_dict()}, self.run / BEST)
+        return found
 
     def report(self, sums: dict[str, list[Tensor]], validation: dict[str, float]) -> Report:
         """Return the line of the log for the steps since the last one."""

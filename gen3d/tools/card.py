@@ -32,6 +32,7 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         f"{facts.get('patients', 0)} patients ({facts.get('cases', 0)} scans or studies) "
         f"and {facts.get('phantoms', 0)} simulated brains; "
         f"{len(facts.get('validation', []))} patients were kept out for validation.",
+        *base_words(facts.get("base", {})),
         "A demonstration: train on your own data before you rely on anything.",
         "",
         *[f"- {licence}" for licence in licences],
@@ -58,3 +59,13 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         "",
     ]
     return "\n".join(lines)
+
+
+def base_words(base: dict[str, Any]) -> list[str]:
+    """Say which model training started from."""
+    if not base:
+        return []
+    return [
+        f"Training started from `{base['name']}` (weights {base['weights_sha256'][:12]}), which had seen "
+        f"{base.get('patients', 'an unstated number of')} patients and {base.get('phantoms', 0)} simulated brains."
+    ]

@@ -3,7 +3,22 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+
+def say(words: str) -> None:
+    """Print a line, once for all processes."""
+    from gen3d.core.distributed import is_main
+
+    if is_main():
+        print(words)
+
+
+def shown_progress(what: str, count: int) -> AbstractContextManager[Callable[[int, str], None]]:
+    """Show a progress bar, one for all processes."""
+    from gen3d.core.distributed import is_main
+
+    return progress_bar(what, count) if is_main() else nullcontext(lambda done, words: None)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def description(model: OpenModel, contrast: str) -> str:
 def about(model: OpenModel) -> dict[str, Any]:
     """Return what identifies a model and what it was trained on."""
     facts = model.system.provenance
-    told = ("patients", "cases", "phantoms", "sources", "imported", "licence")
+    told = ("patients", "cases", "phantoms", "sources", "imported", "licence", "base")
     trained = {key: facts[key] for key in told if key in facts} or "not stated by the model"
     return {
         "name": model.name,
@@ -38,7 +38,8 @@ def patients(model: OpenModel) -> str:
         return "trained on data that its folder does not name"
     phantoms = f" and {facts['phantoms']} simulated brains" if facts.get("phantoms") else ""
     count = facts["patients"]
-    return f"trained on {count} patient{'' if count == 1 else 's'}{phantoms}"
+    base = f", from {facts['base']['name']}" if "base" in facts else ""
+    return f"trained on {count} patient{'' if count == 1 else 's'}{phantoms}{base}"
 
 
 def sidecar(path: Path) -> Path:

@@ -1,9 +1,9 @@
 """``gen3d train``: from a configuration file to a saved model."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,84 +12,30 @@ import torch
 import yaml
 
 from gen3d.core import distributed
-from gen3d.core.checkpoint import load_component
+from gen3d.core.checkpoint import load_component, read_index, weights_sha256
 from gen3d.core.config import build, read_yaml, to_tree
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.randomness import derive, seed_of
 from gen3d.core.system import System
 from gen3d.core.training import MODEL, TrainConfig, Trainer
-from gen3d.core.volume import Prepared, Triple
-from gen3d.data import cache
+from gen3d.core.volume import Prepared
 from gen3d.data.envelope import envelope
-from gen3d.data.splits import is_test, is_validation
-from gen3d.systems import find_model, system_class
+from gen3d.systems import find_model, load, system_class
 from gen3d.tools.card import model_card
-from gen3d.tools.progress import progress_bar
+from gen3d.tools.held_out import Comparison, compare
+from gen3d.tools.progress import say, shown_progress
+from gen3d.tools.training_cases import DataConfig, gather, keep_out, keep_out_of_archive
 
-
-@dataclass(frozen=True)
-class Source:
-    """Cases of one data set.
-
-    Attributes:
-        path: A folder of cases, in any layout that gen3d reads.
-        dataset: Its name in configs/splits.yaml, whose test cases are then left out; without one nobody is.
-        weight: Share of the draws, relative to the other sources.
-        licence: Of the data, for the model card.
-    """
-
-    path: str
-    dataset: str | None = None
-    weight: float = 1.0
-    licence: str = "not stated"
-
-
-@dataclass(frozen=True)
-class Phantoms:
-    """Simulated brains to train on.
-
-    Attributes:
-        count: How many.
-        first_seed: Seed of the first; the others follow.
-        size: Voxels, (X, Y, Z).
-        spacing_mm: Of the voxels.
-        weight: Share of the draws, relative to the sources.
-    """
-
-    count: int = 0
-    first_seed: int = 1000
-    size: Triple = (182, 218, 182)
-    spacing_mm: float = 1.0
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a model is trained on.
-
-    Attributes:
-        sources: Folders of real cases.
-        phantoms: Simulated ones.
-        hold_out: Names of cases to leave out besides the test cases.
-        use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.
-        validation: Share of the patients, simulated ones too, that is kept out for validation, chosen by SHA-256 of the
-            patient's name.
-        cache: Where prepared cases are kept between runs.
-        prepared: A cache made elsewhere with the same configuration; all its cases are trained on, each as often as the
-            others, and nothing else is read. For machines that have torch and little more.
-    """
-
-    sources: tuple[Source, ...] = ()
-    phantoms: Phantoms = Phantoms()
-    hold_out: tuple[str, ...] = ()
-    use_test_cases: bool = False
-    validation: float = 0.0
-    cache: str = "runs/cache"
-    prepared: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation: {self.validation}; expected a share from 0 to below 1")
+FINE_TUNING: dict[str, Any] = {
+    "steps": 400,
+    "validate_every": 50,
+    "checkpoint_every": 50,
+    "validation_items": 8,
+    "validation_levels": (0.1, 0.5, 2.0, float("inf")),
+    "patience": 3,
+}
+REJECTED = "rejected"
+GENTLER = 0.25  # share of a configuration's learning rate at which training goes on from a saved model
 
 
 @dataclass(frozen=True)
@@ -116,13 +62,24 @@ class Experiment:
 def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a configuration file with ``key=value`` overrides; ``${GEN3D_DATA}`` is ``../shared/data`` unless set.
 
+    ``data=PATH`` is short for ``data.archive=PATH``. Where training goes on from a saved model on an archive, what the
+    overrides do not say of ``train`` is that of FINE_TUNING, at a gentler learning rate.
+
     Raises:
         UsageError: The file is missing or says something unknown; the nearest known key is named.
     """
     os.environ.setdefault("GEN3D_DATA", "../shared/data")
-    experiment = build(Experiment, read_yaml(config, overrides))
+    given = [f"data.archive={o.removeprefix('data=')}" if o.startswith("data=") else o for o in overrides]
+    experiment = build(Experiment, read_yaml(config, given))
     build(system_class(experiment.system).Config, experiment.model, "model")
-    return experiment
+    if not (experiment.init and experiment.data.archive):
+        return experiment
+    said = {override.partition("=")[0] for override in given}
+    settings = {**FINE_TUNING, "lr": GENTLER * experiment.train.lr}
+    if not experiment.data.kept_out:
+        settings |= {"validate_every": 0, "patience": 0}
+    ours = {name: value for name, value in settings.items() if f"train.{name}" not in said}
+    return replace(experiment, train=replace(experiment.train, **ours))
 
 
 def run_training(
@@ -132,6 +89,8 @@ def run_training(
 
     A run folder that holds a checkpoint is resumed. ``dry_run`` builds everything, prints what would be done, and
     trains nothing. Started by torchrun, all its processes train the one model, and the first one writes and prints.
+    On an archive, patients are held out; on these the result is compared with the model that training started from, and
+    one that is worse is put into RUN/rejected.
 
     Raises:
         UserError: Whatever keeps the run from starting or going on, in one line.
@@ -141,11 +100,14 @@ def run_training(
     with distributed.told_once():
         own = distributed.own_device(choose_device(device))
         experiment = read_experiment(config, overrides)
+        data = experiment.data
         run = Path(out) if out else Path("runs") / Path(config).stem
+        kind = system_class(experiment.system)
         with distributed.main_first("cases"):
-            cases, weights = gather(experiment)
+            cases, weights = gather(data, kind(build(kind.Config, experiment.model, "model")))
         distributed.join(own)
-        cases, weights, validation = keep_out(cases, weights, experiment.data.validation)
+        split = keep_out_of_archive(cases, data.kept_out) if data.archive else keep_out(cases, weights, data.kept_out)
+        cases, weights, validation = split
         system = make_system(experiment, cases, validation)
         card = partial(model_card, run=run)
         trainer = Trainer(
@@ -156,23 +118,26 @@ def run_training(
             return run / MODEL
         if distributed.is_main():
             write_resolved(experiment, system, run)
-        with shown_progress("training", experiment.train.steps) as advance:
-            for report in trainer.train():
-                losses = {name.rpartition("/")[2]: value for name, value in report.items() if name.count("/") == 1}
-                advance(int(report["step"]), " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+        train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
+        if data.archive and validation and distributed.is_main():
+            return judged(compare(run / MODEL, experiment.init, cases, validation, own), experiment.init, run, card)
     return run / MODEL
 
 
-def say(words: str) -> None:
-    """Print a line, once for all processes."""
-    if distributed.is_main():
-        print(words)
-
-
-def shown_progress(what: str, count: int) -> AbstractContextManager[Callable[[int, str], None]]:
-    """Show a progress bar, one for all processes."""
-    return progress_bar(what, count) if distributed.is_main() else nullcontext(lambda done, words: None)
+def train(trainer: Trainer) -> None:
+    """Train with a progress bar, and say what the validations show."""
+    memorising = ""
+    with shown_progress("training", trainer.config.steps) as advance:
+        for report in trainer.train():
+            losses = {name.rpartition("/")[2]: value for name, value in report.items() if name.count("/") == 1}
+            advance(int(report["step"]), " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+            if trainer.early and not memorising and (memorising := trainer.early.memorising()):
+                say(f"step {report['step']}: {memorising}")
+    if trainer.early:
+        turned = ", ".join(f"{name.rpartition('/')[2]} at {step}" for name, step in trainer.early.turned().items())
+        why = "none was better since" if trainer.early.finished else "all steps are done"
+        say(f"stopped at step {trainer.step} ({why}), best at {trainer.early.best}; least held-out loss: {turned}")
 
 
 def write_resolved(experiment: Experiment, system: System, run: Path) -> None:
@@ -196,94 +161,9 @@ def make_system(experiment: Experiment, cases: Sequence[Prepared], validation: S
         for name in kind.components:
             load_component(getattr(system, name), folder / name)
     system.provenance = provenance(experiment, system.config.contrasts, cases, validation)
+    if experiment.init:
+        system.provenance["base"] = base_of(experiment.init)
     return system
-
-
-def gather(experiment: Experiment) -> tuple[list[Prepared], list[float]]:
-    """Prepare every case, through the cache, and return them with the weight of each."""
-    data = experiment.data
-    if data.prepared:
-        cases = cache.load(Path(data.prepared))
-        return cases, [1.0] * len(cases)
-    from gen3d.data.layout import read_case
-    from gen3d.data.phantom import phantom
-
-    kind = system_class(experiment.system)
-    system = kind(build(kind.Config, experiment.model, "model"))
-    groups = [(source.weight, real_cases(source, data)) for source in data.sources]
-    phantoms: dict[str, list[Path]] = {
-        f"phantom/{seed}/{data.phantoms.size}/{data.phantoms.spacing_mm}": [] for seed in phantom_seeds(data.phantoms)
-    }
-    settings = preparation(experiment, system)
-
-    def make(key: str) -> Prepared:
-        if key.startswith("phantom/"):
-            contrasts = getattr(system.config, "contrasts", ())
-            case = phantom(int(key.split("/")[1]), data.phantoms.size, data.phantoms.spacing_mm, contrasts)
-        else:
-            case = read_case(Path(key))
-        return system.prepare(case)
-
-    cases = []
-    weights: list[float] = []
-    everything: list[tuple[float, Mapping[str, list[Path]]]] = [*groups, (data.phantoms.weight, phantoms)]
-    with shown_progress("preparing", sum(len(sources) for _, sources in everything)) as advance:
-        for weight, sources in everything:
-            for key, files in sources.items():
-                cases += cache.refresh({key: files}, Path(data.cache), settings, make)
-                weights.append(weight / len(sources))
-                advance(len(cases), cases[-1].name)
-    if not cases:
-        raise UserError(
-            "data: no training cases; expected data.sources with cases in them, or data.phantoms.count above 0"
-        )
-    return cases, weights
-
-
-def keep_out(
-    cases: Sequence[Prepared], weights: Sequence[float], share: float
-) -> tuple[list[Prepared], list[float], list[Prepared]]:
-    """Return the cases to train on, the weight of each, and the cases of the patients kept out for validation.
-
-    Raises:
-        UserError: One side is empty.
-    """
-    pairs = list(zip(cases, weights, strict=True))
-    training = [pair for pair in pairs if not is_validation(pair[0].patient, share)]
-    validation = [case for case in cases if is_validation(case.patient, share)]
-    if share and not (training and validation):
-        side = "validation" if training else "training"
-        raise UserError(
-            f"data.validation: {share} of {len({case.patient for case in cases})} patients leaves none for {side}; "
-            "choose another share, or add patients"
-        )
-    return [case for case, _ in training], [weight for _, weight in training], validation
-
-
-def preparation(experiment: Experiment, system: System) -> tuple[object, ...]:
-    """Return what the preparation of a case depends on, for the cache."""
-    return (experiment.system, *(getattr(system.config, part) for part in system.preparation))
-
-
-def real_cases(source: Source, data: DataConfig) -> dict[str, list[Path]]:
-    """List a source's training cases, path to files."""
-    from gen3d.data.layout import find_cases
-    from gen3d.data.nifti import without_ending
-
-    cases = {}
-    for path in find_cases(source.path):
-        name = without_ending(path)
-        kept_out = source.dataset is not None and not data.use_test_cases and is_test(source.dataset, name)
-        if not kept_out and name not in data.hold_out:
-            cases[str(path)] = [path]
-    if not cases:
-        raise UserError(f"data.sources: {source.path}: no training cases left in it")
-    return cases
-
-
-def phantom_seeds(phantoms: Phantoms) -> range:
-    """Return the seeds of the phantoms."""
-    return range(phantoms.first_seed, phantoms.first_seed + phantoms.count)
 
 
 def provenance(
@@ -300,7 +180,7 @@ def provenance(
         "validation": sorted({case.patient for case in validation}),
         "sources": [
             {"name": source.dataset or Path(source.path).name, "licence": source.licence}
-            for source in experiment.data.sources
+            for source in experiment.data.all_sources
         ],
         "not_for": experiment.not_for,
         "envelope": envelope(real or cases, contrasts),
@@ -310,9 +190,10 @@ def provenance(
 def summary(experiment: Experiment, system: System, cases: Sequence[Prepared], trainer: Trainer, run: Path) -> str:
     """Say in a few lines what will be trained, on what, where."""
     parameters = sum(p.numel() for o in trainer.optimizations for p in o.parameters)
+    origin = f" from {experiment.init}" if experiment.init else ""
     facts = system.provenance
     return (
-        f"{experiment.system}: {parameters / 1e6:.2f} M parameters, {len(cases)} cases "
+        f"{experiment.system}{origin}: {parameters / 1e6:.2f} M parameters, {len(cases)} cases "
         f"({facts['patients']} patients, {facts['phantoms']} phantoms; {len(facts['validation'])} for validation), "
         f"{experiment.train.steps} steps of {experiment.train.batch * experiment.train.accumulate}, "
         f"on {distributed.world_size()} x {trainer.device.type} in {trainer.precision.dtype} "
@@ -340,3 +221,39 @@ def packaged_config(name: str) -> Path:
             f"configuration '{name}': neither a file nor shipped{nearest(name, names)}; shipped: {', '.join(names)}"
         )
     return folder / f"{name}.yaml"
+
+
+def judged(comparison: Comparison, init: str | None, run: Path, card: Callable[..., str]) -> Path:
+    """Print a comparison and put it on the model card; a model that is no better goes to RUN/rejected.
+
+    Returns:
+        The folder of the model to use: the trained one, or what it was to beat.
+    """
+    table = comparison.markdown()
+    print(table)
+    folder = run / MODEL
+    if comparison.worse:
+        folder = run / REJECTED
+        shutil.rmtree(folder, ignore_errors=True)
+        (run / MODEL).rename(folder)
+    comparison.write(run / "held_out.json")
+    (folder / "README.md").write_text(card(load(folder), scores=table))
+    if not comparison.worse:
+        return folder
+    keep = f"; go on using {init}" if init else ""
+    print(f"no better than {comparison.rival} on patients held out: put into {folder}{keep}")
+    return find_model(init) if init else folder
+
+
+def base_of(init: str) -> dict[str, Any]:
+    """Return what is to be told of the model that training starts from."""
+    from gen3d.tools.sampling import model_title
+
+    folder = find_model(init)
+    facts = read_index(folder).get("provenance", {})
+    told = ("patients", "cases", "phantoms", "sources", "licence", "base")
+    return {
+        "name": model_title(str(init), folder),
+        "weights_sha256": weights_sha256(folder),
+        **{key: facts[key] for key in told if key in facts},
+    }

@@ -13,7 +13,8 @@ from gen3d.core.draws import collate
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.training import CHECKPOINT, LOG, TrainConfig, Trainer
 from gen3d.data.splits import is_validation
-from gen3d.tools.train import keep_out, run_training
+from gen3d.tools.train import run_training
+from gen3d.tools.training_cases import keep_out
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke_completion.yaml"
 
@@ -67,7 +68,7 @@ def test_a_line_says_what_the_averaged_weights_reach(tmp_path: Path) -> None:
     expected = []
     for i in range(5):
         key = f"0/validation/{i}"
-        drawn = training.validation.draws[i]
+        drawn = training.validations[0].draws[i]
         assert drawn[1] == key
         expected.append(saved.guess_loss(*collate([drawn]))["error"].item())
     assert reports[-1]["validation/guess/error"] == pytest.approx(sum(expected) / 5, rel=1e-6)

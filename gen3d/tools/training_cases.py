@@ -1,0 +1,252 @@
+"""What a model is trained on: folders of real cases, an archive of studies, simulated brains; through the cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen3d.core.error import UserError
+from gen3d.core.system import System
+from gen3d.core.volume import Prepared, Triple
+from gen3d.data import cache
+from gen3d.data.splits import is_test, is_validation, split_by_patient
+from gen3d.data.study import Study
+from gen3d.tools.progress import say, shown_progress
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cases of one data set.
+
+    Attributes:
+        path: A folder of cases, in any layout that gen3d reads.
+        dataset: Its name in configs/splits.yaml, whose test cases are then left out; without one nobody is.
+        weight: Share of the draws, relative to the other sources.
+        licence: Of the data, for the model card.
+    """
+
+    path: str
+    dataset: str | None = None
+    weight: float = 1.0
+    licence: str = "not stated"
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """Simulated brains to train on.
+
+    Attributes:
+        count: How many.
+        first_seed: Seed of the first; the others follow.
+        size: Voxels, (X, Y, Z).
+        spacing_mm: Of the voxels.
+        weight: Share of the draws, relative to the sources.
+    """
+
+    count: int = 0
+    first_seed: int = 1000
+    size: Triple = (182, 218, 182)
+    spacing_mm: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a model is trained on.
+
+    Attributes:
+        sources: Folders of real cases.
+        phantoms: Simulated ones.
+        archive: A folder or table of studies in any layout, whose complete studies are trained on instead of sources
+            and phantoms. ``data=PATH`` says the same.
+        aliases: A YAML file with one's own names of contrasts.
+        hold_out: Names of cases to leave out besides the test cases.
+        use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.
+        validation: Share of the patients, simulated ones too, that is kept out for validation, chosen by SHA-256 of the
+            patient's name; by default a fifth of an archive's and none of other sources'.
+        cache: Where prepared cases are kept between runs.
+        prepared: A cache made elsewhere with the same configuration; all its cases are trained on, each as often as the
+            others, and nothing else is read. For machines that have torch and little more.
+    """
+
+    sources: tuple[Source, ...] = ()
+    phantoms: Phantoms = Phantoms()
+    archive: str | None = None
+    aliases: str | None = None
+    hold_out: tuple[str, ...] = ()
+    use_test_cases: bool = False
+    validation: float | None = None
+    cache: str = "runs/cache"
+    prepared: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.validation is not None and not 0 <= self.validation < 1:
+            raise ValueError(f"validation: {self.validation}; expected a share from 0 to below 1")
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The real cases' sources, of which an archive is one."""
+        return (Source(self.archive),) if self.archive else self.sources
+
+    @property
+    def kept_out(self) -> float:
+        """The share of the patients that is kept out."""
+        return self.validation if self.validation is not None else 0.2 if self.archive else 0.0
+
+
+def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float]]:
+    """Prepare every case for a system, through the cache, and return them with the weight of each.
+
+    Raises:
+        UserError: A case can't be read (of an archive, none can), or there is none.
+    """
+    if data.prepared:
+        cases = cache.load(Path(data.prepared))
+        return cases, [1.0] * len(cases)
+    if data.archive:
+        cases = archived(data, system)
+        return cases, [1.0] * len(cases)
+    cases = []
+    weights: list[float] = []
+    groups: list[tuple[float, Sequence[Study | int]]] = [
+        *((source.weight, real_cases(source, data)) for source in data.sources),
+        (data.phantoms.weight, phantom_seeds(data.phantoms)),
+    ]
+    with shown_progress("preparing", sum(len(group) for _, group in groups)) as advance:
+        for weight, group in groups:
+            for item in group:
+                cases.append(simulated(item, data, system) if isinstance(item, int) else stored(item, data, system))
+                weights.append(weight / len(group))
+                advance(len(cases), cases[-1].name)
+    if not cases:
+        raise UserError(
+            "data: no training cases; expected data.sources with cases in them, or data.phantoms.count above 0"
+        )
+    return cases, weights
+
+
+def stored(study: Study, data: DataConfig, system: System) -> Prepared:
+    """Return a study as the cache holds it, prepared anew where its files or the settings have changed."""
+    from gen3d.data.studies import read_study
+
+    files = [*study.files.values(), *([study.lesion] if study.lesion else [])]
+    key = f"{study.source}/{study.place}/{','.join(study.files)}"
+    return cache.refresh(
+        {key: files}, Path(data.cache), preparation(system), lambda _: system.prepare(read_study(study))
+    )[0]
+
+
+def simulated(seed: int, data: DataConfig, system: System) -> Prepared:
+    """Return a phantom as the cache holds it."""
+    from gen3d.data.phantom import phantom
+
+    size, spacing = data.phantoms.size, data.phantoms.spacing_mm
+    contrasts = getattr(system.config, "contrasts", ())
+    return cache.refresh(
+        {f"phantom/{seed}/{size}/{spacing}": []},
+        Path(data.cache),
+        preparation(system),
+        lambda _: system.prepare(phantom(seed, size, spacing, contrasts)),
+    )[0]
+
+
+def archived(data: DataConfig, system: System) -> list[Prepared]:
+    """Prepare the complete studies of an archive, and say which are left out and why.
+
+    Raises:
+        UserError: None is complete and fit to read.
+    """
+    from gen3d.data.studies import find_studies, read_aliases
+
+    assert data.archive
+    studies = find_studies(Path(data.archive), read_aliases(Path(data.aliases)) if data.aliases else None)
+    cases: list[Prepared] = []
+    left_out: list[str] = []
+    with shown_progress("preparing", len(studies)) as advance:
+        for done, study in enumerate(studies, 1):
+            lacking = [name for name in system.config.contrasts if name not in study.files]
+            try:
+                if study.name in data.hold_out:
+                    raise UserError("in data.hold_out")
+                if lacking:
+                    raise UserError(f"lacks {', '.join(lacking)}")
+                cases.append(stored(study, data, system))
+            except UserError as error:
+                left_out.append(f"{study.name} ({error})")
+            advance(done, study.name)
+    for words in left_out[:10]:
+        say(f"left out: {words}")
+    if len(left_out) > 10:
+        say(f"left out: {len(left_out) - 10} more")
+    if not cases:
+        raise UserError(
+            f"{data.archive}: none of its {len(studies)} studies is complete; expected some with all of "
+            f"{', '.join(system.config.contrasts)} on one grid"
+        )
+    patients = len({case.patient for case in cases})
+    say(f"{data.archive}: {len(cases)} of {len(studies)} studies are complete, {patients} patients")
+    return cases
+
+
+def keep_out(
+    cases: Sequence[Prepared], weights: Sequence[float], share: float
+) -> tuple[list[Prepared], list[float], list[Prepared]]:
+    """Return the cases to train on, the weight of each, and the cases of the patients kept out for validation.
+
+    Raises:
+        UserError: One side is empty.
+    """
+    pairs = list(zip(cases, weights, strict=True))
+    training = [pair for pair in pairs if not is_validation(pair[0].patient, share)]
+    validation = [case for case in cases if is_validation(case.patient, share)]
+    if share and not (training and validation):
+        side = "validation" if training else "training"
+        raise UserError(
+            f"data.validation: {share} of {len({case.patient for case in cases})} patients leaves none for {side}; "
+            "choose another share, or add patients"
+        )
+    return [case for case, _ in training], [weight for _, weight in training], validation
+
+
+def keep_out_of_archive(cases: Sequence[Prepared], share: float) -> tuple[list[Prepared], list[float], list[Prepared]]:
+    """Return what ``keep_out`` does, with at least one patient on either side however few there are.
+
+    Raises:
+        UserError: There is a single patient.
+    """
+    if not share:
+        return list(cases), [1.0] * len(cases), []
+    training, validation = split_by_patient(cases, share)
+    if not validation:
+        raise UserError(
+            "data.archive: its complete studies are of one patient, so none can be held out to see what training does; "
+            "add a patient, or train blindly with data.validation=0"
+        )
+    return training, [1.0] * len(training), validation
+
+
+def preparation(system: System) -> tuple[object, ...]:
+    """Return what the preparation of a case depends on, for the cache."""
+    return (system.name, *(getattr(system.config, part) for part in system.preparation))
+
+
+def real_cases(source: Source, data: DataConfig) -> list[Study]:
+    """List a source's training cases.
+
+    Raises:
+        UserError: There is none.
+    """
+    from gen3d.data.studies import find_studies, read_aliases
+
+    cases = []
+    for study in find_studies(Path(source.path), read_aliases(Path(data.aliases)) if data.aliases else None):
+        kept_out = source.dataset is not None and not data.use_test_cases and is_test(source.dataset, study.name)
+        if not kept_out and study.name not in data.hold_out:
+            cases.append(study)
+    if not cases:
+        raise UserError(f"data.sources: {source.path}: no training cases left in it")
+    return cases
+
+
+def phantom_seeds(phantoms: Phantoms) -> range:
+    """Return the seeds of the phantoms."""
+    return range(phantoms.first_seed, phantoms.first_seed + phantoms.count)
