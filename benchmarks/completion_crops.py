@@ -38,6 +38,7 @@ class Unit:
         channel: Its number.
         example: What the model is given, cropped.
         true: The hidden contrast, raw, (X, Y, Z).
+        lesion: Mask of the lesion, (X, Y, Z).
         windows: Each contrast of the crop on [0, 1] by the whole scan's window, which the regression expects.
         scale: (floor, width) of the true contrast's window on the model's scale.
     """
@@ -48,6 +49,7 @@ class Unit:
     channel: int
     example: Example
     true: Tensor
+    lesion: Tensor
     windows: dict[str, Tensor]
     scale: tuple[float, float]
 
@@ -102,6 +104,7 @@ def units(system: System) -> list[Unit]:
                             "present": present,
                         },
                         raw[name][box],
+                        torch.from_numpy(prepared.lesion[box] > 0),
                         {other: v[box] for other, v in unit.items()},
                         (float(low * scale.gain + scale.offset), float((high - low) * scale.gain)),
                     )
@@ -136,8 +139,8 @@ def sampled(system: System, unit: Unit, sampling: Sampling) -> dict[str, float]:
 
 def scores(unit: Unit, samples: Tensor) -> dict[str, float]:
     """Score samples on [0, 1], (n, X, Y, Z), n >= 2; a sample's figures are means over the samples."""
-    each = [score_completion(unit.true, sample) for sample in samples]
-    of_mean = score_completion(unit.true, samples.mean(0))
+    each = [score_completion(unit.true, sample, unit.lesion) for sample in samples]
+    of_mean = score_completion(unit.true, samples.mean(0), unit.lesion)
     samples = matched(unit, samples)
     x, y, n = samples[:, unit.brain].double(), unit.truth[unit.brain].double(), len(samples)
     variance = x.var(0).mean()
@@ -146,6 +149,7 @@ def scores(unit: Unit, samples: Tensor) -> dict[str, float]:
         "SSIM of a sample": float(np.mean([score.ssim for score in each])),
         "PSNR of the mean": of_mean.brain,
         "SSIM of the mean": of_mean.ssim,
+        "lesion PSNR of the mean": of_mean.lesion,
         "CRPS": float(fair_crps(x, y).mean()),
         "sharpness": float(np.mean([blur_index(unit.truth, sample, unit.brain) for sample in samples])),
         "spread / error": float(((1 + 1 / n) * variance).sqrt() / (x.mean(0) - y).square().mean().sqrt()),
@@ -171,12 +175,13 @@ def fair_crps(samples: Tensor, truth: Tensor) -> Tensor:
 
 def certain(unit: Unit, image: Tensor) -> dict[str, float]:
     """Score one image on [0, 1] that claims no doubt; its CRPS is its absolute error."""
-    score = score_completion(unit.true, image)
+    score = score_completion(unit.true, image, unit.lesion)
     image = matched(unit, image[None])[0]
     error = (image - unit.truth)[unit.brain].double().abs().mean()
     sharpness = blur_index(unit.truth, image, unit.brain)
     assert sharpness is not None
-    return {"PSNR": score.brain, "SSIM": score.ssim, "CRPS": float(error), "sharpness": sharpness}
+    figures = {"PSNR": score.brain, "SSIM": score.ssim, "lesion PSNR": score.lesion}
+    return {**figures, "CRPS": float(error), "sharpness": sharpness}
 
 
 @torch.inference_mode()

@@ -47,6 +47,16 @@ COMPLETION = {
     "sharpness": ("sharpness (Laplacian energy against truth), 1 is right", True),
     "PSNR of the mean": ("PSNR in the brain of the mean of 4, dB", False),
 }
+SHOWN = (
+    "PSNR of a sample",
+    "SSIM of a sample",
+    "PSNR of the mean",
+    "SSIM of the mean",
+    "lesion PSNR of the mean",  # empty where a row was measured before this column
+    "CRPS",
+    "sharpness",
+    "spread / error",
+)
 FLAT = {"expected image": "expected image, 1 call", "regression": "voxel-wise regression", "best copy": "best copy"}
 Key = tuple[str, str, int]
 Rows = dict[Key, dict[str, np.ndarray]]
@@ -218,28 +228,19 @@ def completion() -> str:
     }
     title = f"brain-completion: {len(tree['crops'])} crops of 96 cubed with a contrast hidden, two test patients"
     draw(HERE / "quality_completion.png", rows, COMPLETION, chosen, levels, title, spread=False)
-    shown = (
-        "PSNR of a sample",
-        "SSIM of a sample",
-        "PSNR of the mean",
-        "SSIM of the mean",
-        "CRPS",
-        "sharpness",
-        "spread / error",
-    )
-    lines = [
-        (*named(key), *(f"{middle(n, row[n]):.4g}" for n in shown), mark(key, chosen, standing))
-        for key, row in rows.items()
-    ]
+    lines = [(*named(key), *cells(row), mark(key, chosen, standing)) for key, row in rows.items()]
     lines += [
-        ("fp32", *named(key)[1:], *(f"{middle(n, row[n]):.4g}" for n in shown), f"{key[0]}, {key[1]}")
+        ("fp32", *named(key)[1:], *cells(row), f"{key[0]}, {key[1]}")
         for key, row in grouped(tree["rows"], "fp32").items()
     ]
-    for key, row in flat.items():
-        values = {n: middle(n, row[n]) for n in row}
-        cells = (values["PSNR"], values["SSIM"], values["PSNR"], values["SSIM"], values["CRPS"], values["sharpness"])
-        lines.append((FLAT[key], "", "", *(f"{value:.4g}" for value in cells), "", ""))
-    return markdown(Table("", ("sampler", "grid", "calls", *shown, ""), lines)) + "\n"
+    lines += [(FLAT[key], "", "", *cells(row), "") for key, row in flat.items()]
+    return markdown(Table("", ("sampler", "grid", "calls", *SHOWN, ""), lines)) + "\n"
+
+
+def cells(row: dict[str, np.ndarray]) -> list[str]:
+    """Return a row's figures; what is the same for one image and for samples stands under both."""
+    names = [name if name in row else name.partition(" of ")[0] for name in SHOWN]
+    return [f"{middle(name, row[name]):.4g}" if name in row else "" for name in names]
 
 
 def named(key: Key) -> tuple[str, str, str]:

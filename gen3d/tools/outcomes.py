@@ -32,6 +32,7 @@ class Outcome:
         psnr: The same as PSNR in dB.
         uncertainty: For each contrast written from several samples, their standard deviation in the foreground in
             percent of the window.
+        least_certain: The same where it is highest.
         files: What was written, below ``place``.
         request: Settings that change the result; a case is finished when they are the same.
     """
@@ -45,6 +46,7 @@ class Outcome:
     reliability: Mapping[str, float] = field(default_factory=dict)
     psnr: Mapping[str, float] = field(default_factory=dict)
     uncertainty: Mapping[str, float] = field(default_factory=dict)
+    least_certain: Mapping[str, float] = field(default_factory=dict)
     files: Sequence[str] = ()
     request: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,6 +133,7 @@ def table(rows: Sequence[Outcome]) -> str:
     """Return outcomes as CSV."""
     hidden = named(row.reliability for row in rows)
     doubted = named(row.uncertainty for row in rows)
+    worst = named(row.least_certain for row in rows)
     stream = io.StringIO()
     lines = csv.writer(stream, lineterminator="\n")
     lines.writerow(
@@ -139,6 +142,7 @@ def table(rows: Sequence[Outcome]) -> str:
             *(f"foretold_{name}" for name in hidden),
             *(f"psnr_{name}" for name in hidden),
             *(f"uncertainty_{name}" for name in doubted),
+            *(f"least_certain_{name}" for name in worst),
             *("reason", "place"),
         ]
     )
@@ -149,6 +153,7 @@ def table(rows: Sequence[Outcome]) -> str:
                 *(shown(row.reliability, name) for name in hidden),
                 *(shown(row.psnr, name) for name in hidden),
                 *(shown(row.uncertainty, name) for name in doubted),
+                *(shown(row.least_certain, name) for name in worst),
                 *(row.reason, row.place),
             ]
         )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gen3d.core.volume import Volume
+from gen3d.core.volume import Triple, Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BACKGROUND, INK, FAINT, ALARM = "#0d1117", "#e6edf3", "#7d8590", "#ffb000"
+RING, RING_MM = "#39d5ff", 8.0
 TITLES = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
 VIEW = "LPS"  # arrays turned to these codes show the patient's right on the left, as radiologists look at them
 PLANES = ("axial", "coronal", "sagittal")
@@ -29,6 +30,7 @@ class Panel:
         synthetic: Whether it is marked as such.
         kind: An image, a standard deviation (hot colours) or a signed difference (blue to red).
         limits: Grey values shown as black and white; by default the 0.5 and 99.5 percentiles of what isn't 0.
+        ring: A voxel, in the volume's own axes, that is ringed in the planes that pass near it.
     """
 
     volume: Volume
@@ -36,6 +38,7 @@ class Panel:
     synthetic: bool = False
     kind: Literal["image", "std", "difference"] = "image"
     limits: tuple[float, float] | None = None
+    ring: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def draw(
         low, high = panel.limits or limits(voxels, panel.kind)
         for plane in range(3):
             show(cells[plane][column], voxels, plane, view, panel, low, high)
+            if panel.ring is not None:
+                mark(cells[plane][column], plane, view, turned_voxel(panel.volume, panel.ring))
         head(cells[0][column], panel, low, high)
     for plane in range(3):
         cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9, labelpad=12)
@@ -169,6 +174,24 @@ def show(cell: "Axes", voxels: np.ndarray, plane: int, view: View, panel: Panel,
         box = {"facecolor": BACKGROUND, "edgecolor": ALARM, "alpha": 0.85, "boxstyle": "round,pad=0.25"}
         words: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "ha": "center", "va": "bottom", "bbox": box}
         cell.text(0.5, 0.04, "SYNTHETIC", color=ALARM, transform=cell.transAxes, **words)
+
+
+def turned_voxel(volume: Volume, voxel: Triple) -> np.ndarray:
+    """Return where a voxel of a volume lies in its array turned to ``VIEW``, (3,)."""
+    there = np.linalg.inv(volume.reoriented(VIEW).affine) @ volume.affine @ (*voxel, 1.0)
+    return np.rint(there[:3])
+
+
+def mark(cell: "Axes", plane: int, view: View, voxel: np.ndarray) -> None:
+    """Ring a voxel of the turned array where the plane passes near it."""
+    from matplotlib.patches import Circle
+
+    across = 2 - plane
+    if abs(voxel[across] - view.cut[across]) * view.spacing[across] > RING_MM:
+        return
+    low = np.array([span.start for span in view.box])
+    x, y = np.delete((voxel - low + 0.5) * view.spacing, across)
+    cell.add_patch(Circle((x, y), RING_MM, fill=False, edgecolor=RING, linewidth=1.4))
 
 
 def colours(kind: str) -> Any:

@@ -32,7 +32,13 @@ def registered(plan: Plan, request: Request) -> Plan:
     names = [found.reference, *(name for name in plan.case.volumes if name != found.reference)]
     case = replace(found.case, volumes={name: found.case.volumes[name] for name in names})
     moved = {name: found.transforms[name] for name in names if found.moved_mm[name] > 0}
-    return replace(plan, case=case, transforms=moved)
+    natives = {name: grid(v) for name, v in plan.case.volumes.items() if v is not case.volumes[name]}
+    return replace(plan, case=case, transforms=moved, natives=natives)
+
+
+def grid(volume: Volume) -> Volume:
+    """Return a volume whose voxels are all 0 and take no memory."""
+    return replace(volume, voxels=np.broadcast_to(np.float32(0), volume.shape))
 
 
 def skullless(plan: Plan, request: Request) -> Plan:

@@ -1,16 +1,16 @@
 """What is asked of a model, and what that means for one case: which contrasts, which files, where."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from gen3d.core.error import UsageError
+from gen3d.core.error import UsageError, UserError
 from gen3d.core.system import System
 from gen3d.core.volume import Case, Volume
 from gen3d.data.layout import canonical
-from gen3d.data.nifti import without_ending
+from gen3d.data.nifti import read_labels, without_ending
 from gen3d.data.studies import Study, read_study
 from gen3d.tools.delivery import forbid_beside, protect
 from gen3d.tools.record import sidecar
@@ -59,6 +59,7 @@ class Plan:
         notes: What a user should know of its files.
         brain: A mask of the brain that lies beside them.
         transforms: What brought moved contrasts into register, by contrast: from the first one's world to theirs.
+        natives: The grids that contrasts had before they were brought into register, by contrast; no voxels of them.
     """
 
     source: Path
@@ -70,6 +71,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     brain: Path | None = None
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    natives: Mapping[str, Volume] = field(default_factory=dict)
 
     @property
     def preview(self) -> str:
@@ -84,7 +86,8 @@ class Plan:
 
     def names(self, request: Request) -> list[str]:
         """Return the file names of everything that will be written."""
-        scans = [self.name(contrast, suffix) for contrast in self.missing for suffix in suffixes(request)]
+        ends = [*suffixes(request), *(end + on_grid(to) for end in native_suffixes(request) for to in self.natives)]
+        scans = [self.name(contrast, end) for contrast in self.missing for end in ends]
         transforms = [self.transform_name(contrast) for contrast in self.transforms]
         return [*scans, *(sidecar(Path(scan)).name for scan in scans), *transforms, self.preview]
 
@@ -98,6 +101,16 @@ def suffixes(request: Request) -> list[str]:
     if request.mode == "mean" or request.samples == 1:
         return [""]
     return ["", "_std", *(sample_suffix(index) for index in range(request.samples))]
+
+
+def native_suffixes(request: Request) -> list[str]:
+    """Return what is written on the grids of moved contrasts too: of several samples no single one."""
+    return suffixes(request)[:2]
+
+
+def on_grid(contrast: str) -> str:
+    """Return what ends the name of a result on a contrast's own grid; no reader takes it for that contrast."""
+    return f"_on-{contrast}-grid"
 
 
 def sample_suffix(index: int) -> str:
@@ -122,9 +135,9 @@ def make_plan(study: Study, folder: Path, system: System, request: Request) -> P
     missing = request.missing if request.missing is not None else absent(whole, system)
     given = {name: v for name, v in whole.volumes.items() if name not in missing and name in system.config.contrasts}
     hidden = tuple(name for name in missing if name in whole.volumes)
-    plan = Plan(
-        study.source, folder, replace(whole, volumes=given), missing, hidden, notes=study.notes, brain=study.mask
-    )
+    lesion, notes = known_lesion(study, given.values()) if request.samples > 1 else (None, ())
+    case = replace(whole, volumes=given, lesion=lesion)
+    plan = Plan(study.source, folder, case, missing, hidden, notes=(*study.notes, *notes), brain=study.mask)
     if missing or not given:
         system.accept(list(given), list(missing))
     if request.like is not None and len(missing) > 1:
@@ -133,6 +146,19 @@ def make_plan(study: Study, folder: Path, system: System, request: Request) -> P
     if missing:
         protect(folder, plan.names(request))
     return plan
+
+
+def known_lesion(study: Study, given: Iterable[Volume]) -> tuple[Volume | None, tuple[str, ...]]:
+    """Return the mask of what is ill, 0 or 1, or None where there is none that can be used, and a note on why."""
+    if study.lesion is None:
+        return None, ()
+    try:
+        mask = read_labels(study.lesion)
+    except UserError as error:
+        return None, (f"{error}; uncertainty is not told inside it",)
+    if not any(mask.on_grid_of(volume) for volume in given):
+        return None, (f"{study.lesion.name}: on no given scan's grid; uncertainty is not told inside it",)
+    return replace(mask, voxels=(mask.voxels > 0).astype(np.uint8)), ()
 
 
 def absent(case: Case, system: System) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""From a model's images of one case to files: NIfTI on the case's own grid, sidecars, a picture."""
+"""From a model's images of one case to files: NIfTI on the case's own grids, sidecars, a picture."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,14 @@ import numpy as np
 
 from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
-from gen3d.data.alignment import save_transform
+from gen3d.data.alignment import back, save_transform
 from gen3d.data.nifti import write
 from gen3d.data.prepare import foreground
+from gen3d.tools.least_certain import NOT_ESTIMATED, Region, apart, least_certain
 from gen3d.tools.preview import TITLES, Panel, draw
 from gen3d.tools.record import description, patients, write_record
 from gen3d.tools.reliability import Hidden
-from gen3d.tools.request import Plan, Request, sample_suffix
+from gen3d.tools.request import Plan, Request, on_grid, sample_suffix
 from gen3d.tools.sampling import OpenModel, Walk
 
 UNITS = "0 to 1000 over the model's window"
@@ -42,6 +43,7 @@ class Scans:
         self.several = request.samples > 1
         self.found = found
         self.doubt: dict[str, float] = {}
+        self.regions: dict[str, Region] = {}
         self.sums: dict[str, np.ndarray] = {}
         self.squares: dict[str, np.ndarray] = {}
         self.shown: list[Panel] = []
@@ -55,7 +57,7 @@ class Scans:
                 )
             voxels = self.native(contrast, image)
             if not self.several:
-                self.write(contrast, voxels, "", self.kind)
+                self.deliver(contrast, voxels, "", self.kind, {"least_certain": NOT_ESTIMATED[self.request.mode]})
                 self.shown.append(Panel(self.volume(contrast, voxels), titled(contrast), synthetic=True))
                 continue
             self.write(contrast, voxels, sample_suffix(index), "sample", {"sample": index + 1})
@@ -76,13 +78,25 @@ class Scans:
             spread = np.sqrt(np.maximum(self.squares[contrast] / count - mean**2, 0) * count / (count - 1))
             self.doubt[contrast] = round(100 * float(spread[self.mask].mean()) / self.width, 2)
             both = {"": mean.astype(np.float32), "_std": spread.astype(np.float32)}
-            self.write(contrast, both[""], "", "mean of samples")
-            self.write(contrast, both["_std"], "_std", "standard deviation of samples")
+            region = least_certain(both["_std"], self.mask, self.first.affine, self.width)
+            if region:
+                self.regions[contrast] = region
+            facts = self.told_apart(both["_std"])
+            self.deliver(contrast, both[""], "", "mean of samples", facts)
+            self.deliver(contrast, both["_std"], "_std", "standard deviation of samples", facts)
+            std, ring = f"{titled(contrast)}, std", region.voxel if region else None
             self.shown += [
                 Panel(self.volume(contrast, both[""]), f"{titled(contrast)}, mean of {count}", synthetic=True),
-                Panel(self.volume(contrast, both["_std"]), f"{titled(contrast)}, std", synthetic=True, kind="std"),
+                Panel(self.volume(contrast, both["_std"]), std, synthetic=True, kind="std", ring=ring),
             ]
         self.draw()
+
+    def told_apart(self, spread: np.ndarray) -> dict[str, Any]:
+        """Return how uncertain the lesion is beside the rest, where it is known."""
+        lesion = self.plan.case.lesion
+        if lesion is None or not lesion.voxels.any():
+            return {}
+        return {"lesion_std_percent_of_window": apart(spread, self.mask, lesion.voxels > 0, self.width)}
 
     @property
     def kind(self) -> str:
@@ -107,13 +121,36 @@ class Scans:
         """Return voxels with their place in the world."""
         return Volume(voxels, self.first.affine, contrast)
 
+    def deliver(self, contrast: str, voxels: np.ndarray, suffix: str, kind: str, facts: Mapping[str, Any]) -> None:
+        """Write one scan, and once more for each contrast that was moved, on its own grid."""
+        region = self.regions.get(contrast)
+        least = {"least_certain": region.facts(self.first.affine)} if region else {}
+        self.write(contrast, voxels, suffix, kind, {**facts, **least})
+        for name, native in self.plan.natives.items():
+            matrix = self.plan.transforms.get(name, np.eye(4))
+            moved = back(self.volume(contrast, voxels), matrix, native)
+            least = {"least_certain": region.facts(native.affine, matrix)} if region else {}
+            grid = {
+                "of": native.origin.name if native.origin else name,
+                "from": self.plan.name(contrast, suffix),
+                "transform": self.plan.transform_name(name) if name in self.plan.transforms else None,
+                "interpolation": "linear, means where voxels are larger, 0 outside",
+            }
+            self.write(contrast, moved.voxels, suffix + on_grid(name), kind, {**facts, **least, "grid": grid}, native)
+
     def write(
-        self, contrast: str, voxels: np.ndarray, suffix: str, kind: str, facts: Mapping[str, Any] | None = None
+        self,
+        contrast: str,
+        voxels: np.ndarray,
+        suffix: str,
+        kind: str,
+        facts: Mapping[str, Any],
+        native: Volume | None = None,
     ) -> None:
-        """Write one scan and its sidecar."""
-        path = self.folder / self.plan.name(contrast, suffix)
-        write(self.volume(contrast, voxels), path, like=self.first, description=description(self.model, contrast))
-        write_record(path, self.model, {**self.facts(contrast), "kind": kind, **(facts or {})})
+        """Write one scan and its sidecar, by default on the first contrast's grid."""
+        path, like = self.folder / self.plan.name(contrast, suffix), native or self.first
+        write(Volume(voxels, like.affine, contrast), path, like=like, description=description(self.model, contrast))
+        write_record(path, self.model, {**self.facts(contrast), "kind": kind, **facts})
 
     def facts(self, contrast: str) -> dict[str, Any]:
         """Return what every sidecar of a contrast says."""
@@ -141,7 +178,12 @@ class Scans:
         given = [Panel(volume, titled(name)) for name, volume in self.plan.case.volumes.items()]
         title = f"{self.plan.case.name}: synthetic {', '.join(titled(name) for name in self.plan.missing)}"
         footer = f"Framed columns are synthetic, made by {self.model.name} ({patients(self.model)}). Not for diagnosis."
-        draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask)
+        focus = None
+        if self.regions:
+            focus = np.zeros(self.mask.shape, dtype=bool)
+            focus[max(self.regions.values(), key=lambda region: region.std_percent).voxel] = True
+            footer += " Ring: where the samples differ most."
+        draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask, focus)
 
 
 def on_scale(image: np.ndarray, scale: Scale, like: Volume) -> np.ndarray:

@@ -58,8 +58,9 @@ def synthesize(
     """Fill in the missing contrasts of a case, or of each case in a folder, into ``out/CASE/``.
 
     Every scan is float32 on the grid of the case's first given contrast, 0 outside the foreground, with a JSON sidecar;
-    a picture of the case lies beside. A case's files appear at once or not at all, and originals are only ever read.
-    What became of each case is told in ``out/cases/CASE.json``, and of all of them in ``out/cases.csv``, worst first.
+    where ``align`` moved a contrast, on that one's own grid too; a picture of the case lies beside. A case's files
+    appear at once or not at all, and originals are only ever read. What became of each case is told in
+    ``out/cases/CASE.json``, and of all of them in ``out/cases.csv``, worst first.
 
     Args:
         source: A case folder, a folder of them (plain, BraTS, BIDS, nnU-Net), or a CSV that lists files.
@@ -217,6 +218,7 @@ def served(
         reliability={name: round(hidden.explained, 4) for name, hidden in found.items()},
         psnr={name: round(hidden.psnr, 2) for name, hidden in found.items()},
         uncertainty=scans.doubt,
+        least_certain={name: region.std_percent for name, region in scans.regions.items()},
     )
 
 

@@ -51,6 +51,8 @@ class CompletionConfig:
         mean_share: Share of training items at x = 0 and sigma_max, where the network learns the expected image.
         background: Weight of voxels outside the brain in the loss, where inside counts 1.
         lesion: Weight of voxels inside the lesion mask, where there is one.
+        lesion_patches: Share of training patches that hold a lesion voxel, of cases with a lesion; the others lie
+            anywhere.
         augmentation: Random changes of the given contrasts.
         sampling: How ``--mode sample`` draws unless asked otherwise.
         ranges: For each contrast, the 0.1 and 99.9 percentiles on the model's scale, (low, high), means over the
@@ -74,6 +76,7 @@ class CompletionConfig:
     mean_share: float = 0.5
     background: float = 0.02
     lesion: float = 1.0
+    lesion_patches: float = 0.0
     augmentation: Augmentation = Augmentation()
     sampling: Sampling = Sampling()
     ranges: tuple[tuple[float, float], ...] = field(default=())
@@ -87,6 +90,8 @@ class CompletionConfig:
         channels = len(self.contrasts) * 8**self.space.levels
         if (self.network.in_channels, self.network.out_channels) != (2 * channels, channels):
             raise ValueError(f"network: expected in_channels {2 * channels} and out_channels {channels}")
+        if self.lesion < 0 or not 0 <= self.lesion_patches <= 1:
+            raise ValueError("expected lesion from 0 on and lesion_patches from 0 to 1")
         if self.network.present != len(self.contrasts):
             raise ValueError(f"network: expected present {len(self.contrasts)}")
 
@@ -170,9 +175,10 @@ class Completion(System):
         return {name: part[None] for name, part in tensors.items()}
 
     def patch_start(self, prepared: Prepared, rng: np.random.Generator) -> Triple:
-        """Draw where a patch starts: near a lesion, or around any voxel of the brain's box."""
-        shape = prepared.voxels.shape[1:]
-        return random_start((shape[0], shape[1], shape[2]), self.config.patch, rng)
+        """Draw where a patch starts: around a lesion's voxel, as often as ``lesion_patches`` says, or anywhere."""
+        shape, share = prepared.voxels.shape[1:], self.config.lesion_patches
+        near = prepared.lesion if share else None
+        return random_start((shape[0], shape[1], shape[2]), self.config.patch, rng, near=near, bias=share)
 
     def hide(self, present: Tensor, rng: np.random.Generator) -> Tensor:
         """Draw which of the present contrasts to hide, at least one, leaving at least one, (C,) bool."""
@@ -242,26 +248,36 @@ class Completion(System):
 
     def objectives(self) -> list[Objective]:
         """One objective: the network."""
-        return [Objective("completion", list(self.network.parameters()), self.loss)]
+        return [Objective("completion", list(self.network.parameters()), self.loss, at=self.loss_at)]
 
     def loss(self, example: Example, keys: Sequence[Key]) -> dict[str, Tensor]:
         """Return the weighted squared error of the hidden contrasts, its two parts at sigma_max and below."""
-        x0 = self.space.encode(example["voxels"])
-        device, levels = x0.device, self.config.parameterization.levels
+        levels = self.config.parameterization.levels
         mean = uniform([derive(key, "mean") for key in keys]) < self.config.mean_share
         sigma = torch.where(mean, levels.sigma_max, levels.draw(uniform([derive(key, "sigma") for key in keys])))
-        noise = normal_on(device, [derive(key, "noise") for key in keys], x0.shape[1:])
-        mean = sent(mean, device)
-        x = torch.where(mean[:, None, None, None, None], 0.0, x0 + broadcast(sigma.float(), x0) * noise)
-        guess = self.guess(x, sigma, self.given(self.changed(example, keys), example["present"]))
-        error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
-        weight = self.weight(example)
-        item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
-        item = 36 * item * sent(self.config.parameterization.weight(sigma), device)
+        item = self.item_losses(example, keys, sigma, mean)
+        mean = sent(mean, item.device)
         return {
             "mean": torch.where(mean, item, 0).mean(),
             "noisy": torch.where(mean, 0, item).mean(),
         }
+
+    def loss_at(self, example: Example, keys: Sequence[Key], sigma: Tensor) -> Tensor:
+        """Return the loss of each item at ``sigma`` (B,); from sigma_max on that of the expected image."""
+        most = self.config.parameterization.levels.sigma_max
+        return self.item_losses(example, keys, sigma.clamp_max(most), sigma >= most)
+
+    def item_losses(self, example: Example, keys: Sequence[Key], sigma: Tensor, mean: Tensor) -> Tensor:
+        """Return the weighted squared error of each item, (B,); where ``mean``, x is 0 instead of noisy."""
+        x0 = self.space.encode(example["voxels"])
+        device = x0.device
+        noise = normal_on(device, [derive(key, "noise") for key in keys], x0.shape[1:])
+        x = torch.where(sent(mean, device)[:, None, None, None, None], 0.0, x0 + broadcast(sigma.float(), x0) * noise)
+        guess = self.guess(x, sigma, self.given(self.changed(example, keys), example["present"]))
+        error = self.space.decode(guess - x0) / example["width"][..., None, None, None]
+        weight = self.weight(example)
+        item = (weight * error.square()).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+        return 36 * item * sent(self.config.parameterization.weight(sigma), device)
 
     def guess(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Ask the denoiser; it never sees what stands in place of known contrasts."""

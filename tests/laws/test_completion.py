@@ -122,6 +122,41 @@ def test_training_examples_hide_and_leave_something(system: Completion, case: Ca
     assert seen == {1, 2, 3}
 
 
+def test_a_lesions_weight_multiplies_its_loss_and_nothing_else(system: Completion) -> None:
+    ill = system.prepare(phantom(3, (40, 44, 36), 4.5, lesion="tumour"))
+    heavy = Completion(replace(system.config, lesion=2.0, lesion_patches=1.0))
+    plain = Completion(replace(heavy.config, lesion=1.0))
+    one, other = (made.example(ill, "0/1/0") for made in (heavy, plain))
+    inside, asked = one["lesion"].expand(1, 4, 16, 16, 16), one["target"][..., None, None, None]
+    assert "lesion" not in other
+    assert (inside & asked).any()
+    assert torch.equal(one["voxels"], other["voxels"])
+    ratio = heavy.weight(one) / plain.weight(other)
+    assert (ratio[inside & asked] == 2).all()
+    assert (ratio[~inside & asked] == 1).all()
+    assert not heavy.weight(one)[~asked.expand_as(inside)].any()
+
+
+def test_lesion_patches_hold_a_lesion_and_change_no_other_draw(system: Completion) -> None:
+    ill = system.prepare(phantom(3, (40, 44, 36), 4.5, lesion="plaques"))
+    assert ill.lesion is not None
+    marked = replace(ill, lesion=np.zeros_like(ill.lesion))
+    marked.lesion[tuple(np.argwhere(ill.lesion)[0])] = 1  # one voxel, so that few patches hold it by chance
+    hits = {}
+    for share in (0.0, 0.5, 1.0):
+        made = Completion(replace(system.config, lesion=2.0, lesion_patches=share))
+        examples = [made.example(marked, f"0/{i}/0") for i in range(40)]
+        hits[share] = [bool(example["lesion"].any()) for example in examples]
+        without = [made.example(replace(ill, lesion=None), f"0/{i}/0") for i in range(40)]
+        plain = [system.example(ill, f"0/{i}/0") for i in range(40)]
+        assert all(torch.equal(a["voxels"], b["voxels"]) for a, b in zip(without, plain, strict=True))
+        assert all(torch.equal(a["target"], b["target"]) for a, b in zip(examples, plain, strict=True))
+    assert all(hits[1.0])
+    assert sum(hits[0.0]) < sum(hits[0.5]) < 40
+    with pytest.raises(ValueError, match="lesion_patches from 0 to 1"):
+        replace(system.config, lesion_patches=1.5)
+
+
 def test_examples_are_functions_of_their_key(system: Completion, case: Case) -> None:
     prepared = system.prepare(case)
     one, same, other = (system.example(prepared, key) for key in ("0/1/0", "0/1/0", "0/2/0"))

@@ -8,6 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813, the name its users know
+import torch
+from torch import Tensor
+
+from gen3d.core.system import Example
+from gen3d.wavelet.completion import Completion
 
 Run = Callable[..., tuple[int, str, str]]
 NAME = "BraTS-PHA-00001-000"
@@ -63,6 +68,70 @@ def test_aligned_scans_serve_as_those_in_register(gen3d: Run, case: Path, tiny_m
         np.testing.assert_allclose(np.subtract(found.TransformPoint(point), point), (-6, 6, 6), atol=1.0)
     made, before = (nib.load(p / f"{NAME}-t2f.nii.gz") for p in (place, tmp_path / "before" / NAME))
     np.testing.assert_array_equal(made.affine, before.affine)
+
+
+def rotated(path: Path, degrees: float) -> np.ndarray:
+    """Cut a scan and turn its header about its middle: the same voxels, as if the patient had lain obliquely.
+
+    Returns:
+        (4, 4), from where a point was to where it is.
+    """
+    image = nib.load(path)
+    turn, affine = np.eye(4), image.affine.copy()
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn[:2, :2] = ((c, -s), (s, c))
+    middle = affine @ (*(np.array(image.shape) / 2), 1)
+    turn[:3, 3] = (middle - turn @ middle)[:3]
+    affine[:3, 3] += 2 * affine[:3, 0]
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[2:, :, :-3], turn @ affine), path)
+    return turn
+
+
+@pytest.mark.parametrize("more", [(), ("--mode", "sample", "--samples", 2, "--steps", 1)], ids=["mean", "samples"])
+def test_results_lie_on_the_grids_of_moved_contrasts_too(
+    gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
+) -> None:
+    """A model that answers with T1 must show on T2's grid what T1 shows at these voxels, however T2 was turned."""
+
+    def echo(self: Completion, coords: Tensor, example: Example) -> Tensor:
+        front = torch.linspace(0, 1, example["voxels"].shape[3])[:, None] ** 8  # where samples differ
+        return example["voxels"][:, [0, 1, 2, 0]] + front * coords.std()
+
+    monkeypatch.setattr(Completion, "finish", echo)
+    original = case / f"{NAME}-t2w.nii.gz"
+    turn = rotated(original, 5.0)
+    command = ("synthesize", "-i", case, "-o", tmp_path, "--model", tiny_model, "--no-check", "--align", "t1n", *more)
+    assert gen3d(*command)[0] == 0
+    place = tmp_path / NAME
+    ends = {"", "_std"} if more else {""}
+    assert {p.name for p in place.glob("*_on-*.nii.gz")} == {f"{NAME}-t2f{end}_on-t2w-grid.nii.gz" for end in ends}
+    made, native, source = (
+        nib.load(p) for p in (place / f"{NAME}-t2f.nii.gz", place / f"{NAME}-t2f_on-t2w-grid.nii.gz", original)
+    )
+    assert native.affine.tobytes() == source.affine.tobytes()
+    assert native.shape == source.shape
+    for field in ("qform_code", "sform_code", "xyzt_units"):
+        assert native.header[field] == source.header[field]
+    assert b"SYNTHETIC" in native.header["descrip"].item()
+    wanted, found = made.get_fdata()[2:, :, :-3], native.get_fdata()
+    assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.97
+    assert found.min() == 0
+    assert found.max() <= made.get_fdata().max()
+    facts = json.loads((place / f"{NAME}-t2f_on-t2w-grid.json").read_text())
+    assert facts["grid"]["of"] == original.name
+    assert facts["grid"]["from"] == f"{NAME}-t2f.nii.gz"
+    assert facts["grid"]["transform"] == f"{NAME}-t2w_to_t1n.tfm"
+    whole = json.loads((place / f"{NAME}-t2f.json").read_text())
+    if more:
+        here, there = (tree["least_certain"]["centre_mm"] for tree in (whole, facts))
+        np.testing.assert_allclose(there, (turn @ (*here, 1))[:3], atol=2.0)
+        assert np.abs(np.subtract(here, there)).max() > 4
+    assert "kept" in gen3d(*command, "--skip-existing")[1]
+    (place / f"{NAME}-t2f_on-t2w-grid.nii.gz").unlink()
+    assert "made" in gen3d(*command, "--skip-existing")[1]
+    assert gen3d("synthesize", "-i", place, "-o", tmp_path / "o", "--model", tiny_model, "--dry-run")[1].startswith(
+        f"{NAME}: would make t1n, t1c, t2w from t2f"
+    )
 
 
 def test_aligning_to_what_is_not_there_is_one_line(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:

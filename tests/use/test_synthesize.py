@@ -131,6 +131,49 @@ def test_samples_their_mean_and_their_spread(case: Path, tiny_model: Path, tmp_p
     assert not list(one.parent.glob("*_std*"))
 
 
+def test_where_samples_differ_most_is_told(case: Path, phantoms: Path, tiny_model: Path, tmp_path: Path) -> None:
+    lesion = nib.load(phantoms / NAME / f"{NAME}-seg.nii.gz").get_fdata() > 0
+    synthesize(case, tmp_path / "out", tiny_model, mode="sample", samples=2, steps=2, check=False)
+    place = tmp_path / "out" / NAME
+    std = voxels(place / f"{NAME}-t2f_std.nii.gz")
+    inside = np.any([voxels(p) > 0 for p in case.glob(f"{NAME}-t[12][ncw].nii.gz")], axis=0)
+    facts = {end: json.loads((place / f"{NAME}-t2f{end}.json").read_text()) for end in ("", "_std", "_sample-01")}
+    told = facts[""]["least_certain"]
+    assert told == facts["_std"]["least_certain"]
+    assert "least_certain" not in facts["_sample-01"]
+    affine = nib.load(place / f"{NAME}-t2f_std.nii.gz").affine
+    np.testing.assert_allclose(told["centre_mm"], (affine @ (*told["centre_voxel"], 1))[:3], atol=0.06)
+    assert std[tuple(told["centre_voxel"])] > np.percentile(std[inside], 90)
+    assert told["std_percent_of_window"] > std[inside].mean() / 10
+    assert "may be invented" in told["warning"]
+    apart = facts[""]["lesion_std_percent_of_window"]
+    assert apart["inside"] == pytest.approx(std[inside & lesion].mean() / 10, abs=0.02)
+    assert apart["rest"] == pytest.approx(std[inside & ~lesion].mean() / 10, abs=0.02)
+    table = (tmp_path / "out" / "cases.csv").read_text().splitlines()
+    row = dict(zip(*(line.split(",") for line in table[:2]), strict=True))
+    assert float(row["least_certain_t2f"]) == pytest.approx(told["std_percent_of_window"], abs=1e-3)
+
+
+def test_one_image_has_no_uncertainty_and_says_how_to_get_it(case: Path, tiny_model: Path, tmp_path: Path) -> None:
+    few = {"mode": "sample", "samples": 1, "steps": 1}
+    for words, how in ({}, "--mode sample"), (few, "--samples 3"):
+        (path,) = synthesize(case, tmp_path / how, tiny_model, check=False, **words)  # type: ignore[arg-type]
+        told = json.loads(path.with_name(f"{NAME}-t2f.json").read_text())["least_certain"]
+        assert told.startswith("not estimated")
+        assert how in told
+
+
+def test_a_lesion_mask_that_does_not_fit_never_stops_a_case(case: Path, tiny_model: Path, tmp_path: Path) -> None:
+    mask = case / f"{NAME}-seg.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((3, 4, 5), np.uint8), np.eye(4)), mask)
+    notes: list[str] = []
+    synthesize(case, tmp_path, tiny_model, mode="sample", samples=2, steps=1, check=False, note=notes.append)
+    assert any(f"{mask.name}: on no given scan's grid" in words for words in notes)
+    facts = json.loads((tmp_path / NAME / f"{NAME}-t2f_std.json").read_text())
+    assert "lesion_std_percent_of_window" not in facts
+    assert "least_certain" in facts
+
+
 @pytest.mark.parametrize("sampler", [None, "euler", "heun", "ancestral", "UniPCMultistep"])
 def test_a_sample_takes_at_most_five_network_calls(
     case: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str | None

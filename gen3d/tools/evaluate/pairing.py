@@ -14,7 +14,7 @@ from gen3d.tools.evaluate.scans import AXES, is_image
 
 MASK = "mask"
 MASKS, BASELINE = "masks", "baseline"
-_SAMPLE = re.compile(r"_sample-?\d+$")
+_LEFT_OUT = re.compile(r"(_sample-?\d+|_on-\w+-grid)$")
 _MASK_WORDS = {
     MASK,
     "seg",
@@ -83,12 +83,12 @@ class Matches:
 def match_images(real: Path, fake: Path) -> Matches:
     """Pair images: two files; folders of cases, by case and contrast; or flat folders, by name.
 
-    Maps of deviations, single samples and masks are left out of FAKE.
+    Maps of deviations, single samples, results on other contrasts' grids and masks are left out of FAKE.
 
     Raises:
         UserError: A path doesn't exist, holds no image, or nothing belongs together.
     """
-    return _match(_images(real), [f for f in _images(fake) if not _SAMPLE.search(f.stem)], real, fake, "image")
+    return _match(_images(real), [f for f in _images(fake) if not _LEFT_OUT.search(f.stem)], real, fake, "image")
 
 
 def match_masks(real: Path, fake: Path) -> Matches:
@@ -97,7 +97,7 @@ def match_masks(real: Path, fake: Path) -> Matches:
     Raises:
         UserError: As ``match_images`` does.
     """
-    return _match(_masks(real), [f for f in _masks(fake) if not _SAMPLE.search(f.stem)], real, fake, MASK)
+    return _match(_masks(real), [f for f in _masks(fake) if not _LEFT_OUT.search(f.stem)], real, fake, MASK)
 
 
 def masks_for(folder: Path, images: Iterable[Path]) -> dict[Path, Path]:
