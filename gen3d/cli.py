@@ -26,6 +26,7 @@ EXTRAS = {
     "torchmetrics": "metrics",
     "diffusers": "diffusers",
     "nilearn": "phantom",
+    "pydicom": "dicom",
 }
 
 app = typer.Typer(
@@ -269,6 +270,61 @@ def parsed_part(asked: str) -> tuple[int, int]:
     if len(words) == 2 and all(word.isdigit() for word in words) and 1 <= int(words[0]) <= int(words[1]):
         return int(words[0]), int(words[1])
     raise UsageError(f"--part '{asked}': expected i/n such as 2/4, i from 1 to n")
+
+
+@app.command()
+def export(
+    results: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The output folder of gen3d synthesize.", show_default=False)
+    ],
+    source: Annotated[Path, typer.Option("-i", "--input", help="The originals: its -i.", show_default=False)],
+    to: Annotated[str, typer.Option(help="nnunet, bids or dicom.", show_default=False)],
+    out: Out,
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(help="nnunet: contrasts in the order of its channels [the model's].", show_default=False),
+    ] = None,
+    aliases: Annotated[
+        Path | None, typer.Option(help="YAML of your own names that synthesize was given.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Turn what synthesize made into what other tools take: nnU-Net cases, a BIDS derivative, DICOM series."""
+    from gen3d.tools.dataset import LIST
+    from gen3d.tools.export import export as run
+    from gen3d.tools.progress import progress_bar
+
+    def done(case: str, made: Sequence[str], given: Sequence[str]) -> None:
+        kinds = (("synthetic", made), ("acquired", given))
+        parts = [f"{kind} {', '.join(names)}" for kind, names in kinds if names]
+        verb = "would export" if dry_run else "exported"
+        print(f"{case}: {verb} {' and '.join(parts)}" if parts else f"{case}: nothing in it is synthetic")
+
+    def failed(case: str, error: Exception) -> None:
+        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+
+    with progress_bar("export", 100) as advance:
+        found = run(
+            results,
+            source,
+            to,
+            out,
+            aliases=aliases,
+            channels=None if channels is None else separated(channels),
+            dry_run=dry_run,
+            advance=lambda share, words: advance(int(100 * share), words),
+            done=done,
+            failed=failed,
+            note=note,
+        )
+    where = f"{out / LIST} lists them" if found.outputs and not dry_run else "nothing was written"
+    verb = "would be exported" if dry_run else "exported"
+    print(f"{found.cases} case{'' if found.cases == 1 else 's'}: {found.counted(verb)}; {where}")
+    if found.failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -175,6 +175,24 @@ def save_transform(matrix: np.ndarray, path: Path | str) -> None:
         )
 
 
+def load_transform(path: Path) -> np.ndarray:
+    """Return the (4, 4) matrix, in RAS, of a file that ``save_transform`` wrote.
+
+    Raises:
+        UserError: if it is missing or no such file.
+    """
+    try:
+        lines = dict(line.split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
+        numbers = np.array(lines["Parameters"].split(), dtype=np.float64)
+        lps = np.eye(4)
+        lps[:3, :3], lps[:3, 3] = numbers[:9].reshape(3, 3), numbers[9:]
+    except (OSError, KeyError, ValueError):
+        raise UserError(
+            f"{path}: no transform of gen3d's; expected the file beside the scans; synthesize anew"
+        ) from None
+    return _LPS @ lps @ _LPS
+
+
 def resample(volume: Volume, shape: Triple, affine: np.ndarray, transform: np.ndarray | None = None) -> np.ndarray:
     """Return a volume's voxels on another grid; 0 outside its field of view.
 

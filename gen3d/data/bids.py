@@ -13,7 +13,7 @@ from gen3d.data.nifti import without_ending
 from gen3d.data.study import ALIASES_HELP, Study, images_in, is_mask, masks_among
 
 _SUFFIXES = {"t1w": "t1n", "t2w": "t2w", "flair": "t2f"}
-_NAMES = {"t1n": "T1w", "t1c": "ce-gadolinium_T1w", "t2w": "T2w", "t2f": "FLAIR"}
+NAMES = {"t1n": "T1w", "t1c": "ce-gadolinium_T1w", "t2w": "T2w", "t2f": "FLAIR"}
 _NO_IMAGE = {"phase", "real", "imag"}
 
 
@@ -130,5 +130,5 @@ def _spacing(path: Path) -> tuple[float, ...]:
 def _naming(name: str, files: dict[str, Path]) -> Naming:
     own = {c: stem for c, p in files.items() if (stem := without_ending(p)).startswith(f"{name}_")}
     first = next(iter(files.values()), Path("_.nii.gz"))
-    words = _NAMES | {contrast: stem[len(name) + 1 :] for contrast, stem in own.items()}
+    words = NAMES | {contrast: stem[len(name) + 1 :] for contrast, stem in own.items()}
     return Naming(f"{name}_", words, first.name[len(without_ending(first)) :].lower())

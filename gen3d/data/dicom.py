@@ -115,13 +115,22 @@ def read_place(place: Path, contrast: str) -> Volume:
     Raises:
         UserError: if the folder has no series, or several; or as ``read`` does.
     """
+    return read(series_at(place), contrast, place)
+
+
+def series_at(place: Path) -> tuple[Path, ...]:
+    """Return the files of the one series of a folder, or of the series that a file belongs to.
+
+    Raises:
+        UserError: if the folder has no series, or several.
+    """
     if not installed():
         raise UserError(f"{place}: {INSTALL}")
     series = _series_among(dicom_files(place if place.is_dir() else place.parent))
     mine = series if place.is_dir() else [one for one in series if place in one.files]
     if len(mine) != 1:
         raise UserError(f"{place}: {len(mine)} DICOM series; expected one; name a file of the one that is meant")
-    return read(mine[0].files, contrast, place)
+    return mine[0].files
 
 
 def is_dicom(path: Path) -> bool:
