@@ -1,6 +1,6 @@
 """Whether fine-tuning helps a patient that nothing has seen: base models of the other kind alone, every rotation.
 
-Usage: python -m benchmarks.fine_tuning [bases|rotations|curve|table ...] [--runs FOLDER] [--rows ROW ...]
+Usage: python -m benchmarks.fine_tuning [bases|rotations|curve|table ...] [--runs FOLDER] [--kinds ...] [--rows ...]
 
 ``bases``: two base models on the budget of configs/completion_brain_small.yaml: simulated brains and multiple
 sclerosis, simulated brains and tumours. ``rotations``: for each patient, the base of the other kind is fine-tuned on
@@ -106,9 +106,9 @@ def keep(section: str, name: str, make: Any) -> None:
     RESULT.write_text(json.dumps(tree, indent=1) + "\n")
 
 
-def rotations(runs: Path, rows: Sequence[str]) -> None:
+def rotations(runs: Path, kinds: Sequence[str], rows: Sequence[str]) -> None:
     """Leave each patient out once, in every row."""
-    for kind in KINDS:
+    for kind in kinds:
         patients = list(cases(kind, runs))
         for row in rows:
             for patient in patients:
@@ -210,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["bases", "rotations", "curve", "table"])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "fine_tuning")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -217,7 +218,7 @@ def main() -> None:
         if part == "bases":
             [train_base(seen, options.runs) for seen in KINDS.values()]
         elif part == "rotations":
-            rotations(options.runs, options.rows)
+            rotations(options.runs, options.kinds, options.rows)
         elif part == "curve":
             curve(options.runs)
         else:

@@ -22,6 +22,7 @@ from gen3d.data.envelope import envelope
 from gen3d.data.studies import read_study
 from gen3d.metrics import QuadraticFit, unit_window
 from gen3d.tools.card import model_card
+from gen3d.tools.reliability import usual_psnr
 from gen3d.tools.train import read_experiment
 from gen3d.tools.training_cases import real_cases
 
@@ -95,6 +96,8 @@ def main() -> None:
         if (names := sorted(case.name for case in cases)) != system.provenance["names"]:
             raise SystemExit(f"{options.name} was trained on other cases than {', '.join(names)}")
         system.provenance["envelope"] = envelope(cases, system.config.contrasts)
+        if brain:
+            system.provenance["usual_psnr"] = usual_psnr(system, cases)
     scores = fold_scores() if brain else (RESULTS / "hippocampus_wdm.md").read_text()
     card = model_card(system, Path(options.name), scores)
     save_model(system, folder, dtype=torch.float16, card=card)

@@ -1,14 +1,17 @@
 """Whether what gen3d says of its own trustworthiness is true, on cases that the model has not seen.
 
-Usage: python -m benchmarks.trust [--phantoms 6] [--samples 4]
+Usage: python -m benchmarks.trust [--runs FOLDER] [--samples 4]
 
 For each kept-out study and each of its contrasts: the contrast is taken away, the model's reliability is measured on
-what is left (each of the others hidden in turn, as ``gen3d synthesize`` does), and then the contrast is made and
-compared with the truth. Spearman's rank correlation between the two over all pairs, and within each contrast's own.
+what is left (each of the others hidden in turn, as ``gen3d synthesize`` does), the PSNR that this lets expect is
+written down, and then the contrast is made and compared with the truth. Spearman's rank correlations over all pairs of
+patient and contrast. The shipped model has two patients that it has not seen; ``--runs`` adds two throw-away models of
+benchmarks/fine_tuning.py, one trained on multiple sclerosis and simulated brains and kept from all four tumour
+patients, the other the other way round. What is usual of a model is measured on the patients it was trained on.
 
-For the real studies several samples are drawn as well: correlation over voxels between their standard deviation and the
-error of their mean, and a calibration table: in each tenth of the voxels by standard deviation, the root mean square
-of the error beside that of the standard deviation, both in percent of the window.
+For the shipped model several samples are drawn as well: correlation over voxels between their standard deviation and
+the error of their mean, and a calibration table: in each tenth of the voxels by standard deviation, the root mean
+square of the error beside that of the standard deviation, both in percent of the window.
 
 Writes benchmarks/results/trust.json.
 """
@@ -18,7 +21,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,23 +35,32 @@ from gen3d.core.randomness import derive
 from gen3d.core.system import Example, System
 from gen3d.core.volume import Case
 from gen3d.data.layout import read_case
-from gen3d.data.phantom import phantom
-from gen3d.tools.reliability import compared, foreground, reliability
+from gen3d.tools.reliability import compared, expected_psnr, foreground, reliability, usual_psnr
 from gen3d.tools.sampling import Walk, choose_walk, drawn, expected, open_model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "trust.json"
 DATA = Path(os.environ.get("GEN3D_DATA") or ROOT.parent / "shared" / "data")
+SHIPPED = "brain-completion"
 KEPT_OUT = ("brats/TCGA-DU-7294", "ms/patient19")
-FIRST_SEED = 9000  # of phantoms; those that the model was trained on are 1000 to 1011
+TUMOURS = ("BraTS-GLI-00001-000", "BraTS-MET-00110-000", "TCGA-DU-7294", "TCGA-FG-6692")
+SCLEROSIS = ("patient07", "patient19")
 
 
-def cases(phantoms: int) -> Iterator[tuple[str, Case]]:
-    """Yield kept-out studies, real ones first, with their kind."""
-    for place in KEPT_OUT:
-        yield "real", read_case(DATA / place, with_lesion=False)
-    for seed in range(FIRST_SEED, FIRST_SEED + phantoms):
-        yield "simulated", phantom(seed, (182, 218, 182), 1.0, lesion="tumour" if seed % 2 else None)
+def trials(runs: Path | None) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Return by name: a model, the cases that it has seen, and those that it has not."""
+    tumours, sclerosis = (tuple(f"{s}/{n}" for n in names) for s, names in (("brats", TUMOURS), ("ms", SCLEROSIS)))
+    seen = tuple(place for place in (*tumours, *sclerosis) if place not in KEPT_OUT)
+    found = {SHIPPED: (SHIPPED, seen, KEPT_OUT)}
+    if runs:
+        found["saw sclerosis alone"] = (str(runs / "base_ms" / "model"), sclerosis, tumours)
+        found["saw tumours alone"] = (str(runs / "base_brats" / "model"), tumours, sclerosis)
+    return found
+
+
+def case_at(place: str) -> Case:
+    """Read a study of the data folder."""
+    return read_case(DATA / place, with_lesion=False)
 
 
 def asked(example: Example, channel: int) -> Example:
@@ -60,9 +72,9 @@ def asked(example: Example, channel: int) -> Example:
 
 
 @torch.inference_mode()
-def pair(system: System, example: Example, channel: int) -> dict[str, Any]:
+def pair(system: System, example: Example, channel: int, usual: Mapping[str, float]) -> dict[str, Any]:
     """Return what the reliability says of a case without a contrast, and how well that contrast is made."""
-    without = asked(example, channel)
+    contrast, without = system.config.contrasts[channel], asked(example, channel)
     told = reliability(system, without)
     made = system.finish(expected(system, without, system.condition(without)), without)[0, channel]
     inside, scale = foreground(example), example["prepared"].scales[channel]
@@ -70,6 +82,7 @@ def pair(system: System, example: Example, channel: int) -> dict[str, Any]:
     return {
         "told_explained": {name: round(h.explained, 4) for name, h in told.items()},
         "told_psnr": {name: round(h.psnr, 3) for name, h in told.items()},
+        "expected_psnr": round(expected_psnr(told, usual, [contrast])[contrast], 3),
         "true_explained": round(true.explained, 4),
         "true_psnr": round(true.psnr, 3),
     }
@@ -100,51 +113,65 @@ def uncertainty(system: System, example: Example, channel: int, walk: Walk, samp
 
 
 def correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return Spearman's correlations of the told with the true, over all rows and with each contrast's mean removed."""
+    """Return Spearman's correlations with the true PSNR: of the expected one, of the mean told, of the usual alone."""
+    true = [row["true_psnr"] for row in rows]
+    told = {
+        "expected_psnr": [row["expected_psnr"] for row in rows],
+        "told_psnr_mean": [float(np.mean(list(row["told_psnr"].values()))) for row in rows],
+        "usual_psnr_alone": [row["usual_psnr"] for row in rows],
+        "expected_minus_usual": [row["expected_psnr"] - row["usual_psnr"] for row in rows],
+    }
+    targets = dict.fromkeys(told, true) | {
+        "expected_minus_usual": [row["true_psnr"] - row["usual_psnr"] for row in rows]
+    }
     found: dict[str, Any] = {"n": len(rows)}
-    for kind in ("explained", "psnr"):
-        true = np.array([row[f"true_{kind}"] for row in rows])
-        for name, fold in (("mean", np.mean), ("least", np.min)):
-            told = np.array([fold(list(row[f"told_{kind}"].values())) for row in rows])
-            result = spearmanr(told, true)
-            found[f"{kind}_{name}"] = [round(float(result.statistic), 3), round(float(result.pvalue), 4)]
-            own = np.zeros((2, len(rows)))
-            for contrast in {row["contrast"] for row in rows}:
-                mine = [row["contrast"] == contrast for row in rows]
-                own[:, mine] = told[mine] - told[mine].mean(), true[mine] - true[mine].mean()
-            found[f"{kind}_{name}_within_contrast"] = round(float(spearmanr(*own).statistic), 3)
+    for name, values in told.items():
+        result = spearmanr(values, targets[name])
+        found[name] = {"spearman": round(float(result.statistic), 3), "p": round(float(result.pvalue), 5)}
+    gaps = np.array(told["expected_psnr"]) - true
+    found["expected_minus_true_db"] = {"mean": round(float(gaps.mean()), 2), "sd": round(float(gaps.std(ddof=1)), 2)}
     return found
+
+
+def measured(name: str, place: str, seen: Sequence[str], unseen: Sequence[str], samples: int) -> list[dict[str, Any]]:
+    """Return all rows of a model."""
+    model = open_model(place, "cpu")
+    system, walk = model.system, choose_walk(model.system)
+    usual = usual_psnr(system, map(case_at, seen))
+    rows = []
+    for place in unseen:
+        example = system.example(case_at(place))
+        for channel, contrast in enumerate(system.config.contrasts):
+            row = {"model": name, "case": place, "contrast": contrast, "usual_psnr": usual[contrast]}
+            row |= pair(system, example, channel, usual)
+            if name == SHIPPED and samples > 1:
+                row["uncertainty"] = uncertainty(system, example, channel, walk, samples)
+            rows.append(row)
+            print(json.dumps({key: value for key, value in row.items() if key != "uncertainty"}), flush=True)
+    return rows
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--phantoms", type=int, default=6)
+    parser.add_argument("--runs", type=Path)
     parser.add_argument("--samples", type=int, default=4)
     options = parser.parse_args()
     begin = time.monotonic()
-    model = open_model("brain-completion", "cpu")
-    system, walk = model.system, choose_walk(model.system)
-    rows = []
-    for kind, case in cases(options.phantoms):
-        example = system.example(case)
-        for channel, contrast in enumerate(system.config.contrasts):
-            row = {"case": case.name, "kind": kind, "contrast": contrast, **pair(system, example, channel)}
-            if kind == "real" and options.samples > 1:
-                row["uncertainty"] = uncertainty(system, example, channel, walk, options.samples)
-            rows.append(row)
-            print(json.dumps({key: value for key, value in row.items() if key != "uncertainty"}), flush=True)
-    groups = {"all": rows} | {kind: [row for row in rows if row["kind"] == kind] for kind in ("real", "simulated")}
+    groups = {name: measured(name, *trial, options.samples) for name, trial in trials(options.runs).items()}
+    if options.runs:
+        groups["both throw-away models"] = [row for name, rows in groups.items() if name != SHIPPED for row in rows]
+    shipped = open_model(SHIPPED, "cpu")
     tree = {
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout.strip(),
-        "weights_sha256": model.sha256,
-        "computed_in": model.computed_in,
+        "weights_sha256": shipped.sha256,
+        "computed_in": shipped.computed_in,
         "samples": options.samples,
         "minutes": round((time.monotonic() - begin) / 60, 1),
-        "correlations": {name: correlations(group) for name, group in groups.items() if len(group) > 2},
-        "rows": rows,
+        "correlations": {name: correlations(rows) for name, rows in groups.items()},
+        "rows": [row for name, rows in groups.items() if not name.startswith("both") for row in rows],
     }
     RESULT.write_text(json.dumps(tree, indent=1) + "\n")
     print(json.dumps(tree["correlations"], indent=1))

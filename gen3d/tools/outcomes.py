@@ -30,6 +30,7 @@ class Outcome:
         reliability: For each contrast that is there, hidden and made from the others: the share of its variance that
             was foretold, 1 at best, 0 as good as a constant.
         psnr: The same as PSNR in dB.
+        expected: For each contrast written, the PSNR in dB that this lets expect, see reliability.expected_psnr.
         uncertainty: For each contrast written from several samples, their standard deviation in the foreground in
             percent of the window.
         least_certain: The same where it is highest.
@@ -45,6 +46,7 @@ class Outcome:
     made: Sequence[str] = ()
     reliability: Mapping[str, float] = field(default_factory=dict)
     psnr: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
     uncertainty: Mapping[str, float] = field(default_factory=dict)
     least_certain: Mapping[str, float] = field(default_factory=dict)
     files: Sequence[str] = ()
@@ -52,8 +54,9 @@ class Outcome:
 
     @property
     def rank(self) -> tuple[int, float, str]:
-        """Sorts the worst first: by status, then by the least that was foretold, unknown ones first."""
-        return ORDER.index(self.status), min(self.reliability.values(), default=float("-inf")), self.place
+        """Sorts the worst first: by status, then by the least PSNR expected or share foretold, unknown ones first."""
+        least = min((self.expected or self.reliability).values(), default=float("-inf"))
+        return ORDER.index(self.status), least, self.place
 
 
 def record_path(out: Path, place: Path) -> Path:
@@ -132,6 +135,7 @@ def write_report(rows: Sequence[Outcome], path: Path) -> None:
 def table(rows: Sequence[Outcome]) -> str:
     """Return outcomes as CSV."""
     hidden = named(row.reliability for row in rows)
+    awaited = named(row.expected for row in rows)
     doubted = named(row.uncertainty for row in rows)
     worst = named(row.least_certain for row in rows)
     stream = io.StringIO()
@@ -139,6 +143,7 @@ def table(rows: Sequence[Outcome]) -> str:
     lines.writerow(
         [
             *("case", "status", "given", "made"),
+            *(f"expected_psnr_{name}" for name in awaited),
             *(f"foretold_{name}" for name in hidden),
             *(f"psnr_{name}" for name in hidden),
             *(f"uncertainty_{name}" for name in doubted),
@@ -150,6 +155,7 @@ def table(rows: Sequence[Outcome]) -> str:
         lines.writerow(
             [
                 *(row.case, row.status, " ".join(row.given), " ".join(row.made)),
+                *(shown(row.expected, name) for name in awaited),
                 *(shown(row.reliability, name) for name in hidden),
                 *(shown(row.psnr, name) for name in hidden),
                 *(shown(row.uncertainty, name) for name in doubted),

@@ -1,15 +1,22 @@
 """How far to trust a model on a case without knowing the truth: what is there is hidden and made from the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gen3d.core.checkpoint import INDEX, read_index, write_json
 from gen3d.core.error import UserError
 from gen3d.core.system import Example, System
+from gen3d.core.volume import Case, Prepared
 from gen3d.data.equalization import above_floor, floors
-from gen3d.tools.sampling import expected
+from gen3d.systems import load
+from gen3d.tools.sampling import expected, to_device
+
+FEW = 4  # cases that are enough to know what is usual of a model
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,42 @@ def reliability(
         width = (scale.high - scale.low) * scale.gain if scale else 1.0
         found[names[channel]] = compared(made[inside], example["voxels"][0, channel][inside], width)
     return found
+
+
+@torch.inference_mode()
+def usual_psnr(
+    system: System, cases: Iterable[Case | Prepared], device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Return each contrast's mean PSNR in dB when it is hidden and made from all others, over cases."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        for name, hidden in reliability(system, to_device(system.example(case), torch.device(device))).items():
+            found.setdefault(name, []).append(hidden.psnr)
+    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
+
+
+def write_usual(folder: Path, cases: Sequence[Prepared], device: torch.device) -> None:
+    """Add what is usual of a saved completion model, over the first few of some cases, to its provenance."""
+    system = load(folder).to(device)
+    index = read_index(folder)
+    index["provenance"]["usual_psnr"] = usual_psnr(system, cases[:FEW], device)
+    write_json(folder / INDEX, index)
+
+
+def expected_psnr(found: Mapping[str, Hidden], usual: Mapping[str, float], missing: Iterable[str]) -> dict[str, float]:
+    """Guess the PSNR in dB of what can't be compared: the contrast's usual one, shifted as those that are there are.
+
+    Some contrasts are made better than others whoever the patient is; what the hidden ones tell of a case is how far it
+    lies from the usual.
+
+    Args:
+        found: Of the contrasts that are there, hidden in turn.
+        usual: Of the model, from ``usual_psnr``.
+        missing: What is asked about; what the model has no usual value of is left out, as all is where nothing was
+            found.
+    """
+    gaps = [hidden.psnr - usual[name] for name, hidden in found.items() if name in usual]
+    return {name: usual[name] + float(np.mean(gaps)) for name in missing if name in usual} if gaps else {}
 
 
 def compared(made: Tensor, true: Tensor, width: float) -> Hidden:

@@ -14,7 +14,7 @@ from gen3d.data.prepare import foreground
 from gen3d.tools.least_certain import NOT_ESTIMATED, Region, apart, least_certain
 from gen3d.tools.preview import TITLES, Panel, draw
 from gen3d.tools.record import description, patients, write_record
-from gen3d.tools.reliability import Hidden
+from gen3d.tools.reliability import Hidden, expected_psnr
 from gen3d.tools.request import Plan, Request, on_grid, sample_suffix
 from gen3d.tools.sampling import OpenModel, Walk
 
@@ -42,6 +42,8 @@ class Scans:
         self.scale = model.system.config.intensity.fit(request.like.voxels) if request.like else None
         self.several = request.samples > 1
         self.found = found
+        usual = model.system.provenance.get("usual_psnr", {})
+        self.expected = {n: round(v, 2) for n, v in expected_psnr(found, usual, plan.missing).items()}
         self.doubt: dict[str, float] = {}
         self.regions: dict[str, Region] = {}
         self.sums: dict[str, np.ndarray] = {}
@@ -168,6 +170,7 @@ class Scans:
             "hidden": list(self.plan.hidden),
             "intensity": f"that of {like.name}" if like else UNITS,
             **({"foretold": {name: round(h.explained, 4) for name, h in self.found.items()}} if self.found else {}),
+            **({"expected_psnr": self.expected[contrast]} if contrast in self.expected else {}),
             **({"transforms": transforms} if transforms else {}),
             **({"warnings": list(self.plan.warnings)} if self.plan.warnings else {}),
             "preview": self.plan.preview,

@@ -217,6 +217,7 @@ def served(
         outcome,
         reliability={name: round(hidden.explained, 4) for name, hidden in found.items()},
         psnr={name: round(hidden.psnr, 2) for name, hidden in found.items()},
+        expected=scans.expected,
         uncertainty=scans.doubt,
         least_certain={name: region.std_percent for name, region in scans.regions.items()},
     )

@@ -24,6 +24,7 @@ from gen3d.systems import find_model, load, system_class
 from gen3d.tools.card import model_card
 from gen3d.tools.held_out import Comparison, compare
 from gen3d.tools.progress import say, shown_progress
+from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, gather, keep_out, keep_out_of_archive
 
 FINE_TUNING: dict[str, Any] = {
@@ -32,10 +33,10 @@ FINE_TUNING: dict[str, Any] = {
     "checkpoint_every": 50,
     "validation_items": 8,
     "validation_levels": (0.1, 0.5, 2.0, float("inf")),
-    "patience": 3,
+    "patience": 4,
 }
 REJECTED = "rejected"
-GENTLER = 0.25  # share of a configuration's learning rate at which training goes on from a saved model
+GENTLER, OF_ADAPTERS = 0.1, 0.5  # shares of a configuration's learning rate at which training goes on from a model
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     if not (experiment.init and experiment.data.archive):
         return experiment
     said = {override.partition("=")[0] for override in given}
-    settings = {**FINE_TUNING, "lr": GENTLER * experiment.train.lr}
+    settings = {**FINE_TUNING, "lr": experiment.train.lr * (OF_ADAPTERS if experiment.train.adapter else GENTLER)}
     if not experiment.data.kept_out:
         settings |= {"validate_every": 0, "patience": 0}
     ours = {name: value for name, value in settings.items() if f"train.{name}" not in said}
@@ -120,6 +121,8 @@ def run_training(
             write_resolved(experiment, system, run)
         train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
+        if experiment.system == "completion" and distributed.is_main():
+            write_usual(run / MODEL, validation or cases, own)
         if data.archive and validation and distributed.is_main():
             return judged(compare(run / MODEL, experiment.init, cases, validation, own), experiment.init, run, card)
     return run / MODEL
