@@ -159,7 +159,8 @@ def synthesize(
     mask: Annotated[
         str | None,
         typer.Option(
-            help="The brain, for scans with skulls: a file, a folder of them, none [one that lies beside].",
+            help="The brain, for scans with skulls: a file, a folder of them, none, auto: made by your SynthStrip, "
+            "HD-BET or deepbet [one that lies beside].",
             show_default=False,
         ),
     ] = None,
@@ -182,7 +183,7 @@ def synthesize(
     """Fill in the missing contrasts of a case, on its own grid, into OUT/CASE/; OUT/cases.csv says how far to trust."""
     from gen3d.tools.outcomes import TABLE, Outcome, counted, write_report, write_table
     from gen3d.tools.progress import TimeLeft, progress_bar
-    from gen3d.tools.request import Plan
+    from gen3d.tools.request import BRAINMASK, Plan
     from gen3d.tools.synthesize import synthesize as run
 
     def closing() -> None:
@@ -207,7 +208,8 @@ def synthesize(
             print(f"{outcome.case}: refused: {outcome.reason}")
         else:
             verb = "kept" if plan is None else "would make" if dry_run else "made"
-            scans = [name for name in outcome.files if name.lower().endswith((".nii", ".nii.gz"))]
+            images = (name for name in outcome.files if name.lower().endswith((".nii", ".nii.gz")))
+            scans = [name for name in images if not name.endswith(BRAINMASK)]
             files = f" ({len(scans)} scans)" if len(scans) > len(outcome.made) else ""
             print(f"{outcome.case}: {verb} {made} from {given} in {out / outcome.place}{files}{left.words()}")
             if outcome.reliability:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ def adapt(module: nn.Module, rank: int) -> None:
         if isinstance(layer, nn.Conv3d | nn.Linear):
             weight = layer.weight.detach().contiguous()
             parametrize.register_parametrization(layer, "weight", LowRank(weight, rank), unsafe=True)
-            original = layer.parametrizations.weight  # type: ignore[index,union-attr]
-            del original.original
-            original.register_buffer("original", weight)
+            frozen = cast(nn.Module, layer.parametrizations.weight)  # type: ignore[union-attr]
+            del frozen.original
+            frozen.register_buffer("original", weight)
 
 
 def merged(module: M) -> M:
@@ -51,7 +51,7 @@ def merged(module: M) -> M:
     module = copy.deepcopy(module)
     for layer in module.modules():
         if parametrize.is_parametrized(layer, "weight"):
-            weight = layer.weight.detach().clone()  # type: ignore[operator,union-attr]
+            weight = layer.weight.detach().clone()  # type: ignore[operator]
             layer.__class__ = type(layer).__bases__[0]  # torch's own way back would spoil the module copied from
             del layer.parametrizations
             layer.weight = nn.Parameter(weight)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,19 @@ def sidecars(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def owned(folder: Path) -> set[str]:
-    """Return the names of the files in a folder that an earlier run wrote: sidecars, and what they name."""
+    """Return the names of the files in a folder that an earlier run wrote: sidecars, and what they name, unedited."""
     names: set[str] = set()
     for path, tree in sidecars(folder).items():
         names |= {path.name, str(tree.get("file")), str(tree.get("preview")), *map(str, tree.get("transforms", []))}
+        mask = tree.get("mask")
+        if isinstance(mask, dict) and is_as_written(folder / str(mask.get("file")), mask.get("sha256")):
+            names.add(str(mask["file"]))
     return names
+
+
+def is_as_written(path: Path, digest: object) -> bool:
+    """Say whether a mask still has the bytes that were written; one that people have edited is theirs."""
+    return path.is_file() and sha256(path.read_bytes()).hexdigest() == digest
 
 
 def protect(folder: Path, names: Iterable[str]) -> None:
@@ -122,9 +131,13 @@ def publish(temporary: Path, folder: Path, contrasts: set[str]) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
+    before = owned(folder)
     for path, tree in sidecars(folder).items():
         if tree.get("contrast") in contrasts:
             for stale in {path.name, str(tree.get("file"))} - names:
                 (folder / stale).unlink(missing_ok=True)
     for name in sorted(names):
         os.replace(temporary / name, folder / name)
+    for orphan in before - owned(folder):  # a mask or transform that no sidecar names any more
+        with suppress(OSError):
+            (folder / orphan).unlink()

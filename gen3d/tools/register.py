@@ -9,6 +9,7 @@ import numpy as np
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Volume
 from gen3d.data.alignment import align
+from gen3d.data.brain_extraction import extract_brain
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import ENDINGS
 from gen3d.data.skull import is_stripped, read_mask, stripped
@@ -41,15 +42,34 @@ def grid(volume: Volume) -> Volume:
     return replace(volume, voxels=np.broadcast_to(np.float32(0), volume.shape))
 
 
+def skulls_on(plan: Plan) -> list[Volume]:
+    """Return a case's scans whose skulls are on."""
+    return [v for v in plan.case.volumes.values() if v.voxels.min() >= 0 and not is_stripped(v)]
+
+
+def lacks_mask(plan: Plan, request: Request) -> bool:
+    """Say whether an extractor is asked to find a case's brain: a skull is on, and no mask lies beside."""
+    return request.mask == "auto" and plan.brain is None and bool(skulls_on(plan))
+
+
+def extracted(plan: Plan, device: str) -> Plan:
+    """Have a case's brain found in its first scan that has a skull.
+
+    Raises:
+        UserError: No extractor is there, or it found no brain.
+    """
+    return replace(plan, extracted=extract_brain(skulls_on(plan)[0], device))
+
+
 def skullless(plan: Plan, request: Request) -> Plan:
-    """Leave the brain alone, by the mask that was asked for or that lies beside; say where a skull stays on.
+    """Leave the brain alone, by the mask that was made, asked for or lies beside; say where a skull stays on.
 
     Raises:
         UserError: The mask can't be read or does not fit.
     """
     scans = plan.case.volumes.values()
-    on = [volume for volume in scans if volume.voxels.min() >= 0 and not is_stripped(volume)]
-    mask = asked_mask(plan, request, on)
+    on = skulls_on(plan)
+    mask = plan.extracted.mask if plan.extracted else asked_mask(plan, request, on)
     words = [
         f"{named(v)}: {v.voxels.min():.4g} is no magnitude of MR; is it a CT?" for v in scans if v.voxels.min() < 0
     ]
@@ -58,7 +78,8 @@ def skullless(plan: Plan, request: Request) -> Plan:
     elif on and request.mask != "none":
         which = " and ".join(map(named, on))
         words.append(
-            f"{which}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes"
+            f"{which}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes; "
+            "--mask auto calls them"
         )
     return replace(plan, warnings=(*plan.warnings, *words))
 

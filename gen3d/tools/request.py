@@ -9,12 +9,15 @@ import numpy as np
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.system import System
 from gen3d.core.volume import Case, Volume
+from gen3d.data.brain_extraction import Extracted
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import read_labels, without_ending
 from gen3d.data.studies import Study, read_study
 from gen3d.tools.delivery import forbid_beside, protect
 from gen3d.tools.record import sidecar
 from gen3d.tools.sampling import Mode
+
+BRAINMASK = "-brainmask.nii.gz"  # no scan: a computed mask
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Request:
         strict: Refuse cases unlike what the model was trained on.
         align: Bring contrasts on other grids into register with this one; "finest": with the finest; None: don't.
         mask: Of the brain: "none", a file, or a folder with a file for each case; None: one that lies beside
-            the scans, if their skulls are on.
+            the scans, if their skulls are on; "auto": where none does, one that an extractor makes.
     """
 
     missing: tuple[str, ...] | None = None
@@ -60,6 +63,7 @@ class Plan:
         brain: A mask of the brain that lies beside them.
         transforms: What brought moved contrasts into register, by contrast: from the first one's world to theirs.
         natives: The grids that contrasts had before they were brought into register, by contrast; no voxels of them.
+        extracted: The brain that an extractor found.
     """
 
     source: Path
@@ -72,6 +76,7 @@ class Plan:
     brain: Path | None = None
     transforms: Mapping[str, np.ndarray] = field(default_factory=dict)
     natives: Mapping[str, Volume] = field(default_factory=dict)
+    extracted: Extracted | None = None
 
     @property
     def preview(self) -> str:
@@ -89,7 +94,13 @@ class Plan:
         ends = [*suffixes(request), *(end + on_grid(to) for end in native_suffixes(request) for to in self.natives)]
         scans = [self.name(contrast, end) for contrast in self.missing for end in ends]
         transforms = [self.transform_name(contrast) for contrast in self.transforms]
-        return [*scans, *(sidecar(Path(scan)).name for scan in scans), *transforms, self.preview]
+        masks = [self.mask_name] if self.extracted else []
+        return [*scans, *(sidecar(Path(scan)).name for scan in scans), *transforms, *masks, self.preview]
+
+    @property
+    def mask_name(self) -> str:
+        """File name of the mask of a brain that an extractor found; ``--mask FOLDER`` knows it by the case's name."""
+        return f"{self.case.name}{BRAINMASK}"
 
     def transform_name(self, contrast: str) -> str:
         """Return the file name of what brought a contrast into register."""
@@ -144,7 +155,7 @@ def make_plan(study: Study, folder: Path, system: System, request: Request) -> P
         several = ", ".join(missing)
         raise UsageError(f"--like gives one grey scale, but {several} would be written; name one with --missing")
     if missing:
-        protect(folder, plan.names(request))
+        protect(folder, [*plan.names(request), *([plan.mask_name] if request.mask == "auto" else [])])
     return plan
 
 

@@ -1,11 +1,13 @@
 """From a model's images of one case to files: NIfTI on the case's own grids, sidecars, a picture."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gen3d import __version__
 from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
 from gen3d.data.alignment import back, save_transform
@@ -49,6 +51,7 @@ class Scans:
         self.sums: dict[str, np.ndarray] = {}
         self.squares: dict[str, np.ndarray] = {}
         self.shown: list[Panel] = []
+        self.brain = self.write_mask()
 
     def take(self, index: int, images: Mapping[str, np.ndarray]) -> None:
         """Take in one image of each missing contrast."""
@@ -154,6 +157,16 @@ class Scans:
         write(Volume(voxels, like.affine, contrast), path, like=like, description=description(self.model, contrast))
         write_record(path, self.model, {**self.facts(contrast), "kind": kind, **facts})
 
+    def write_mask(self) -> dict[str, Any]:
+        """Write the mask of the brain that an extractor found, if one did, and return what sidecars say of it."""
+        found = self.plan.extracted
+        if found is None:
+            return {}
+        path = self.folder / self.plan.mask_name
+        words = f"brain mask by {found.by}; gen3d {__version__}"
+        write(Volume(found.mask.astype(np.uint8), self.first.affine), path, like=self.first, description=words)
+        return {"by": found.by, "of": found.of, "file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+
     def facts(self, contrast: str) -> dict[str, Any]:
         """Return what every sidecar of a contrast says."""
         walk, request = self.walk, self.request
@@ -172,6 +185,7 @@ class Scans:
             **({"foretold": {name: round(h.explained, 4) for name, h in self.found.items()}} if self.found else {}),
             **({"expected_psnr": self.expected[contrast]} if contrast in self.expected else {}),
             **({"transforms": transforms} if transforms else {}),
+            **({"mask": self.brain} if self.brain else {}),
             **({"warnings": list(self.plan.warnings)} if self.plan.warnings else {}),
             "preview": self.plan.preview,
         }

@@ -12,15 +12,16 @@ from gen3d import __version__
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive
 from gen3d.core.system import Example, System
+from gen3d.data.brain_extraction import find_extractor
 from gen3d.data.envelope import departures
 from gen3d.data.nifti import ENDINGS, read
 from gen3d.data.studies import find_studies, read_aliases
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside
 from gen3d.tools.outcomes import TABLE, Outcome, finished, write_outcome, write_table
 from gen3d.tools.record import patients
-from gen3d.tools.register import registered, skullless
+from gen3d.tools.register import extracted, lacks_mask, registered, skullless
 from gen3d.tools.reliability import Hidden, reliability
-from gen3d.tools.request import Plan, Request, known, make_plan
+from gen3d.tools.request import BRAINMASK, Plan, Request, known, make_plan
 from gen3d.tools.sampling import Mode, OpenModel, Walk, choose_walk, drawn, expected, open_model, to_device
 from gen3d.tools.scans import Scans
 
@@ -79,7 +80,8 @@ def synthesize(
         aliases: A YAML file with one's own names of contrasts.
         align: Bring contrasts on other grids into register with this one; "finest": with the finest.
         mask: Of the brain, for scans with skulls: "none", a file, or a folder with a file for each case; by
-            default a mask that lies beside the scans.
+            default a mask that lies beside the scans; "auto": where none does, one made by an extractor that is
+            installed.
         check: Hide each contrast that is there and make it from the others, to learn how far to trust the model here.
         strict: Refuse cases outside the model's training envelope.
         skip_existing: Keep cases that the same settings have finished.
@@ -105,8 +107,6 @@ def synthesize(
     count = 1 if mode == "mean" else 3 if samples is None else samples
     if count < 1:
         raise UsageError(f"samples {count}: expected at least 1")
-    if mask == "auto":
-        raise UsageError("--mask auto: gen3d finds no brains itself yet; give masks made by HD-BET or SynthStrip")
     source, out = Path(source), Path(out)
     if source.is_dir():
         forbid_beside(out, source)
@@ -156,7 +156,8 @@ def synthesize(
             for words in (*plan.notes, *([outcome.reason] if outcome.status == "outside" else [])):
                 note(f"{plan.case.name}: {words}")
         done(plan, outcome)
-        written += [out / study.place / name for name in outcome.files if name.endswith(ENDINGS)]
+        scans = (name for name in outcome.files if name.endswith(ENDINGS) and not name.endswith(BRAINMASK))
+        written += [out / study.place / name for name in scans]
     if failures or refused:
         what = " and ".join(f"{n} {word}" for n, word in ((failures, "failed"), (refused, "refused")) if n)
         rest = f"{out / TABLE} says why" if not dry_run else "nothing was written"
@@ -193,7 +194,14 @@ def served(
     advance(0.0, f"{plan.case.name}: reading")
     if dry_run and request.align:  # bringing into register takes as long as the rest
         return replace(outcome, status="made", made=plan.missing, files=plan.names(request))
-    plan = skullless(registered(plan, request), request)
+    plan = registered(plan, request)
+    if lacks_mask(plan, request):
+        if dry_run:  # finding brains takes longer than the rest
+            find_extractor()
+            return replace(outcome, status="made", made=plan.missing, files=plan.names(request))
+        advance(0.0, f"{plan.case.name}: finding the brain")
+        plan = extracted(plan, str(model.device))
+    plan = skullless(plan, request)
     example = model.system.example(plan.case)
     known = model.system.provenance.get("envelope", {})
     warnings = (*plan.warnings, *departures(example["prepared"], model.system.config.contrasts, known))

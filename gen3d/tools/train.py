@@ -28,7 +28,7 @@ from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, gather, keep_out, keep_out_of_archive
 
 FINE_TUNING: dict[str, Any] = {
-    "steps": 400,
+    "steps": 200,
     "validate_every": 50,
     "checkpoint_every": 50,
     "validation_items": 8,
@@ -36,7 +36,7 @@ FINE_TUNING: dict[str, Any] = {
     "patience": 4,
 }
 REJECTED = "rejected"
-GENTLER, OF_ADAPTERS = 0.1, 0.5  # shares of a configuration's learning rate at which training goes on from a model
+GENTLER, OF_ADAPTERS = 0.15, 0.5  # shares of a configuration's learning rate at which training goes on from a model
 
 
 @dataclass(frozen=True)

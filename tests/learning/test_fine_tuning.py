@@ -192,7 +192,7 @@ def test_what_an_archive_needs_is_said(archive: Path, base: Path, tmp_path: Path
 
 def test_what_is_not_said_is_gentle_and_what_is_said_counts() -> None:
     experiment = read_experiment(packaged_config("completion_brain_small"), ["data=there", "init=brain-completion"])
-    assert experiment.train.lr == pytest.approx(0.1 * 2e-3)
+    assert experiment.train.lr == pytest.approx(0.15 * 2e-3)
     assert experiment.train.patience
     told = read_experiment(
         packaged_config("completion_brain_small"), ["data=there", "init=x", "train.lr=1e-3", "train.steps=7"]
