@@ -18,7 +18,7 @@ from gen3d.core.averages import Averages
 from gen3d.core.checkpoint import load_state, save_model, save_state
 from gen3d.core.config import to_tree
 from gen3d.core.denoiser import compile_networks
-from gen3d.core.distributed import Loss, is_main, rank, shared, together, total, world_size
+from gen3d.core.distributed import Loss, barrier, is_main, rank, shared, together, total, world_size
 from gen3d.core.draws import Batch, Draws, moved_ahead, prepared, training_key
 from gen3d.core.early_stop import EarlyStop
 from gen3d.core.error import UsageError, UserError
@@ -339,6 +339,7 @@ class Trainer:
         if self.early:
             facts = {"stopped_at": self.step, "best_step": self.early.best, "turned": self.early.turned()}
             self.system.provenance["training"] |= facts
+            barrier()  # the first process may still be writing it
             self.system.load_state_dict(load_state(self.run / BEST)["system"])
         with nullcontext() if self.early else self.averaged():
             system = whole(self.system) if self.config.shard else merged(self.system)

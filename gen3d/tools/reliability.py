@@ -16,6 +16,7 @@ from gen3d.data.equalization import above_floor, floors
 from gen3d.systems import load
 from gen3d.tools.sampling import expected, to_device
 
+WEIGHTING = {"t1n": "T1", "t1c": "T1", "t2w": "T2", "t2f": "T2"}
 FEW = 4  # cases that are enough to know what is usual of a model
 
 
@@ -88,10 +89,11 @@ def write_usual(folder: Path, cases: Sequence[Prepared], device: torch.device) -
 
 
 def expected_psnr(found: Mapping[str, Hidden], usual: Mapping[str, float], missing: Iterable[str]) -> dict[str, float]:
-    """Guess the PSNR in dB of what can't be compared: the contrast's usual one, shifted as those that are there are.
+    """Guess the PSNR in dB of what can't be compared: the contrast's usual one, shifted as its kin that are there are.
 
-    Some contrasts are made better than others whoever the patient is; what the hidden ones tell of a case is how far it
-    lies from the usual.
+    Some contrasts are made better than others whoever the patient is; what a hidden one tells of a case is how far it
+    lies from its own usual. A scanner's odd T1 weighting spoils all T1-weighted contrasts alike, so those of the
+    contrast's own weighting are asked where there are any.
 
     Args:
         found: Of the contrasts that are there, hidden in turn.
@@ -99,8 +101,13 @@ def expected_psnr(found: Mapping[str, Hidden], usual: Mapping[str, float], missi
         missing: What is asked about; what the model has no usual value of is left out, as all is where nothing was
             found.
     """
-    gaps = [hidden.psnr - usual[name] for name, hidden in found.items() if name in usual]
-    return {name: usual[name] + float(np.mean(gaps)) for name in missing if name in usual} if gaps else {}
+    gaps = {name: hidden.psnr - usual[name] for name, hidden in found.items() if name in usual}
+    guesses = {}
+    for name in missing:
+        kin = [gap for other, gap in gaps.items() if WEIGHTING.get(other, other) == WEIGHTING.get(name)]
+        if name in usual and gaps:
+            guesses[name] = usual[name] + float(np.mean(kin or list(gaps.values())))
+    return guesses
 
 
 def compared(made: Tensor, true: Tensor, width: float) -> Hidden:

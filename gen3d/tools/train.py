@@ -227,25 +227,24 @@ def packaged_config(name: str) -> Path:
 
 
 def judged(comparison: Comparison, init: str | None, run: Path, card: Callable[..., str]) -> Path:
-    """Print a comparison and put it on the model card; a model that is no better goes to RUN/rejected.
+    """Print a comparison and put it on the model card; a model that is no better than its base goes to RUN/rejected.
 
     Returns:
-        The folder of the model to use: the trained one, or what it was to beat.
+        The folder of the model to use: the trained one, or its base.
     """
     table = comparison.markdown()
     print(table)
-    folder = run / MODEL
-    if comparison.worse:
-        folder = run / REJECTED
+    rejected = init is not None and comparison.worse
+    folder = run / (REJECTED if rejected else MODEL)
+    if rejected:
         shutil.rmtree(folder, ignore_errors=True)
         (run / MODEL).rename(folder)
     comparison.write(run / "held_out.json")
     (folder / "README.md").write_text(card(load(folder), scores=table))
-    if not comparison.worse:
-        return folder
-    keep = f"; go on using {init}" if init else ""
-    print(f"no better than {comparison.rival} on patients held out: put into {folder}{keep}")
-    return find_model(init) if init else folder
+    if comparison.worse:
+        fate = f": put into {folder}; go on using {init}" if rejected else ""
+        print(f"no better than {comparison.rival} on patients held out{fate}")
+    return find_model(init) if init and rejected else folder
 
 
 def base_of(init: str) -> dict[str, Any]:
