@@ -26,7 +26,7 @@ demo: setup  ## fill in a hidden contrast of a scan, score it, and leave a pictu
 	@$(BIN)/python -m gen3d.tools.demo
 
 test: check  ## all checks and tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup  ## format, lint, import arrows, types
 	@$(BIN)/ruff format --check --quiet $(CODE)

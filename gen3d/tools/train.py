@@ -121,9 +121,10 @@ def run_training(
             write_resolved(experiment, system, run)
         train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
-        if experiment.system == "completion" and distributed.is_main():
-            write_usual(run / MODEL, validation or cases, own)
-        if data.archive and validation and distributed.is_main():
+        if experiment.system != "completion" or not distributed.is_main():
+            return run / MODEL
+        write_usual(run / MODEL, validation or cases, own)
+        if data.archive and validation:
             return judged(compare(run / MODEL, experiment.init, cases, validation, own), experiment.init, run, card)
     return run / MODEL
 
