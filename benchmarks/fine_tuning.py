@@ -37,13 +37,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "fine_tuning.json"
 CONFIG = ROOT / "configs" / "completion_brain_small.yaml"
 KINDS = {"brats": "ms", "ms": "brats"}  # kind of the patients to the kind that their base has seen
+ALONE = ["data.phantoms.count=0", "train.steps=200"]
 ROWS = {
     "all weights": [],
-    "adapters": ["train.adapter=4"],
-    "squared error alone": ["model.mean_share=1.0"],
+    "all weights, archive alone": ALONE,
+    "adapters, archive alone": [*ALONE, "train.adapter=4"],
+    "squared error alone": ["model.mean_share=1.0", "train.validation_levels=[.inf]"],
     "lesions weighted": ["model.lesion=4", "model.lesion_patches=0.5"],
 }
-FIXED = ["data.validation=0", "train.steps=150"]
+FIXED = ["data.validation=0", "data.phantoms.count=0", "train.steps=150"]
+BLIND = ["data.validation=0"]
 RIVAL = "base"
 
 
@@ -113,7 +116,7 @@ def rotations(runs: Path, kinds: Sequence[str], rows: Sequence[str]) -> None:
         for row in rows:
             for patient in patients:
                 others = [p for p in patients if p != patient]
-                more = [*ROWS[row], *(FIXED if len(others) == 1 else [])]
+                more = [*ROWS[row], *((FIXED if row.endswith("archive alone") else BLIND) if len(others) == 1 else [])]
                 run = runs / row.replace(" ", "_") / patient
 
                 def make(others=others, more=more, run=run, kind=kind, patient=patient) -> dict[str, Any]:  # type: ignore[no-untyped-def]

@@ -206,6 +206,7 @@ class Trainer:
         device: Where networks compute.
         weights: How often each case is drawn, relative to the others; by default alike.
         validation: Cases that are not trained on; validation draws from them alike.
+        seen: Cases that are trained on and watched beside them, see ``validation_levels``; by default all.
         card: Returns the model card's text when training is done.
 
     Raises:
@@ -224,6 +225,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         weights: Sequence[float] | None = None,
         validation: Sequence[Prepared] = (),
+        seen: Sequence[Prepared] = (),
         card: Callable[[System], str] | None = None,
     ) -> None:
         if not cases:
@@ -241,7 +243,7 @@ class Trainer:
         self.precision = make_ready(system, config, self.device, lambda: self.draws[0][0])
         self.validations = []
         if config.validate_every:
-            watched = {"validation": validation, **({"seen": cases} if config.validation_levels else {})}
+            watched = {"validation": validation, **({"seen": seen or cases} if config.validation_levels else {})}
             self.validations = [self.watched(name, group) for name, group in watched.items()]
         system.requires_grad_(False)
         if config.shard and config.patience:

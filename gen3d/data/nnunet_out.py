@@ -14,7 +14,7 @@ from gen3d.data.alignment import resample
 from gen3d.data.finished import Finished, Output, Synthetic, restricted, titled, told, unique
 from gen3d.data.layout import on_one_grid
 from gen3d.data.nifti import read, write
-from gen3d.data.skull import is_stripped
+from gen3d.data.skull import is_magnitude, is_stripped
 from gen3d.data.studies import read_study
 
 FOLDER, ENDING = "imagesTs", ".nii.gz"
@@ -109,7 +109,7 @@ def _says_the_same(volume: Volume, grid: Volume) -> bool:
 def _skulls(images: Mapping[str, Volume], given: Mapping[str, Volume]) -> list[str]:
     if not images or not is_stripped(next(iter(images.values()))):
         return []
-    on = [name for name, volume in given.items() if volume.voxels.min() >= 0 and not is_stripped(volume)]
+    on = [name for name, volume in given.items() if is_magnitude(volume) and not is_stripped(volume)]
     if not on:
         return []
     return [f"{', '.join(on)}: the skull seems to be on, but {', '.join(images)} shows the brain alone"]

@@ -15,6 +15,11 @@ _DARK, _BONE = 0.25, 0.15  # darker than this share of tissue; more often than t
 _LARGEST_LITRES = 2.5  # of a brain with its fluid; a head has about 3 and more
 
 
+def is_magnitude(volume: Volume) -> bool:
+    """Say whether a scan may be a magnitude of MR: at most 1 % of it is negative, which resampling leaves at edges."""
+    return float(np.mean(volume.voxels < 0)) <= 0.01
+
+
 def is_stripped(volume: Volume) -> bool:
     """Say whether a scan has its skull removed: nothing but one value around what is no larger than a brain.
 

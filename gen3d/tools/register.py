@@ -12,7 +12,7 @@ from gen3d.data.alignment import align
 from gen3d.data.brain_extraction import extract_brain
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import ENDINGS
-from gen3d.data.skull import is_stripped, read_mask, stripped
+from gen3d.data.skull import is_magnitude, is_stripped, read_mask, stripped
 from gen3d.tools.request import Plan, Request
 
 
@@ -44,7 +44,7 @@ def grid(volume: Volume) -> Volume:
 
 def skulls_on(plan: Plan) -> list[Volume]:
     """Return a case's scans whose skulls are on."""
-    return [v for v in plan.case.volumes.values() if v.voxels.min() >= 0 and not is_stripped(v)]
+    return [v for v in plan.case.volumes.values() if is_magnitude(v) and not is_stripped(v)]
 
 
 def lacks_mask(plan: Plan, request: Request) -> bool:
@@ -71,7 +71,7 @@ def skullless(plan: Plan, request: Request) -> Plan:
     on = skulls_on(plan)
     mask = plan.extracted.mask if plan.extracted else asked_mask(plan, request, on)
     words = [
-        f"{named(v)}: {v.voxels.min():.4g} is no magnitude of MR; is it a CT?" for v in scans if v.voxels.min() < 0
+        f"{named(v)}: {v.voxels.min():.4g} is no magnitude of MR; is it a CT?" for v in scans if not is_magnitude(v)
     ]
     if mask is not None:
         plan = replace(plan, case=stripped(plan.case, mask))

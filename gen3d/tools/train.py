@@ -28,7 +28,7 @@ from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, gather, keep_out, keep_out_of_archive
 
 FINE_TUNING: dict[str, Any] = {
-    "steps": 200,
+    "steps": 400,
     "validate_every": 50,
     "checkpoint_every": 50,
     "validation_items": 8,
@@ -107,12 +107,24 @@ def run_training(
         with distributed.main_first("cases"):
             cases, weights = gather(data, kind(build(kind.Config, experiment.model, "model")))
         distributed.join(own)
-        split = keep_out_of_archive(cases, data.kept_out) if data.archive else keep_out(cases, weights, data.kept_out)
+        if data.archive:
+            split = keep_out_of_archive(cases, weights, data.kept_out, data.phantoms.count)
+        else:
+            split = keep_out(cases, weights, data.kept_out)
         cases, weights, validation = split
+        real = cases[: len(cases) - data.phantoms.count] if data.archive else cases
         system = make_system(experiment, cases, validation)
         card = partial(model_card, run=run)
         trainer = Trainer(
-            system, cases, experiment.train, run, device=own, weights=weights, validation=validation, card=card
+            system,
+            cases,
+            experiment.train,
+            run,
+            device=own,
+            weights=weights,
+            validation=validation,
+            seen=real,
+            card=card,
         )
         say(summary(experiment, system, cases, trainer, run))
         if dry_run:
@@ -125,7 +137,7 @@ def run_training(
         if experiment.system == "completion" and distributed.is_main():
             write_usual(folder, validation or cases, own)
             if data.archive and validation:
-                comparison = compare(folder, experiment.init, cases, validation, own)
+                comparison = compare(folder, experiment.init, real, validation, own)
                 folder = judged(comparison, experiment.init, run, card)
         distributed.barrier()
     return folder

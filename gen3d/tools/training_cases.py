@@ -56,8 +56,8 @@ class DataConfig:
     Attributes:
         sources: Folders of real cases.
         phantoms: Simulated ones.
-        archive: A folder or table of studies in any layout, whose complete studies are trained on instead of sources
-            and phantoms. ``data=PATH`` says the same.
+        archive: A folder or table of studies in any layout, whose complete studies are trained on instead of the
+            sources, with their weight. ``data=PATH`` says the same.
         aliases: A YAML file with one's own names of contrasts.
         hold_out: Names of cases to leave out besides the test cases.
         use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.
@@ -102,13 +102,10 @@ def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float
     if data.prepared:
         cases = cache.load(Path(data.prepared))
         return cases, [1.0] * len(cases)
-    if data.archive:
-        cases = archived(data, system)
-        return cases, [1.0] * len(cases)
-    cases = []
-    weights: list[float] = []
+    cases = archived(data, system) if data.archive else []
+    weights = [(sum(source.weight for source in data.sources) or 1.0) / len(cases) for _ in cases]
     groups: list[tuple[float, Sequence[Study | int]]] = [
-        *((source.weight, real_cases(source, data)) for source in data.sources),
+        *((source.weight, real_cases(source, data)) for source in ([] if data.archive else data.sources)),
         (data.phantoms.weight, phantom_seeds(data.phantoms)),
     ]
     with shown_progress("preparing", sum(len(group) for _, group in groups)) as advance:
@@ -116,7 +113,7 @@ def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float
             for item in group:
                 cases.append(simulated(item, data, system) if isinstance(item, int) else stored(item, data, system))
                 weights.append(weight / len(group))
-                advance(len(cases), cases[-1].name)
+                advance(len(weights), cases[-1].name)
     if not cases:
         raise UserError(
             "data: no training cases; expected data.sources with cases in them, or data.phantoms.count above 0"
@@ -207,21 +204,32 @@ def keep_out(
     return [case for case, _ in training], [weight for _, weight in training], validation
 
 
-def keep_out_of_archive(cases: Sequence[Prepared], share: float) -> tuple[list[Prepared], list[float], list[Prepared]]:
+def keep_out_of_archive(
+    cases: Sequence[Prepared], weights: Sequence[float], share: float, simulated: int
+) -> tuple[list[Prepared], list[float], list[Prepared]]:
     """Return what ``keep_out`` does, with at least one patient on either side however few there are.
+
+    Args:
+        cases: The archive's, then simulated ones, all of which are trained on.
+        weights: Of each.
+        share: Of the patients.
+        simulated: How many of the cases are.
 
     Raises:
         UserError: There is a single patient.
     """
     if not share:
-        return list(cases), [1.0] * len(cases), []
-    training, validation = split_by_patient(cases, share)
+        return list(cases), list(weights), []
+    real = cases[: len(cases) - simulated]
+    _, validation = split_by_patient(real, share)
     if not validation:
         raise UserError(
             "data.archive: its complete studies are of one patient, so none can be held out to see what training does; "
             "add a patient, or train blindly with data.validation=0"
         )
-    return training, [1.0] * len(training), validation
+    kept = {case.patient for case in validation}
+    places = [i for i, case in enumerate(cases) if i >= len(real) or case.patient not in kept]
+    return [cases[i] for i in places], [weights[i] for i in places], validation
 
 
 def preparation(system: System) -> tuple[object, ...]:

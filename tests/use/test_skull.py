@@ -9,8 +9,9 @@ from scipy.ndimage import distance_transform_edt
 
 from gen3d.core.volume import Case, Volume
 from gen3d.data.layout import read_case
+from gen3d.data.nifti import read
 from gen3d.data.phantom import phantom
-from gen3d.data.skull import is_stripped, stripped
+from gen3d.data.skull import is_magnitude, is_stripped, stripped
 
 
 def head(brain: Volume) -> Volume:
@@ -54,3 +55,13 @@ def test_outside_the_mask_is_nothing(study: Case) -> None:
 def test_real_stripped_scans_are_known_as_such(data_folder: Path) -> None:
     for place in ("brats/TCGA-FG-6692", "ms/patient07"):
         assert all(is_stripped(volume) for volume in read_case(data_folder / place).volumes.values())
+
+
+def test_a_ct_is_no_magnitude_and_what_resampling_leaves_is_no_ct(data_folder: Path) -> None:
+    """Interpolated MR has a few negative voxels at its edges: 0.2 % at most here, where a CT has 50 %."""
+    for path in [*sorted((data_folder / "ms").glob("*/t*.nii.gz")), data_folder / "brats/TCGA-FG-6692"]:
+        scan = path if path.is_file() else next(path.glob("*flair.nii.gz"))
+        assert is_magnitude(read(scan))
+    for path in sorted((data_folder / "ct").glob("*.nii.gz")):
+        if "seg" not in path.name:
+            assert not is_magnitude(read(path))
