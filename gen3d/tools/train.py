@@ -133,14 +133,13 @@ def run_training(
             write_resolved(experiment, system, run)
         train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
-        folder = run / MODEL
-        if experiment.system == "completion" and distributed.is_main():
-            write_usual(folder, validation or cases, own)
-            if data.archive and validation:
-                comparison = compare(folder, experiment.init, real, validation, own)
-                folder = judged(comparison, experiment.init, run, card)
-        distributed.barrier()
-    return folder
+        alone = distributed.is_main()
+    if experiment.system != "completion" or not alone:
+        return run / MODEL
+    write_usual(run / MODEL, validation or cases, own)
+    if data.archive and validation:
+        return judged(compare(run / MODEL, experiment.init, real, validation, own), experiment.init, run, card)
+    return run / MODEL
 
 
 def train(trainer: Trainer) -> None:
