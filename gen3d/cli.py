@@ -86,9 +86,11 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model as a configuration file says, or resume doing so."""
+    from gen3d.core.distributed import end_process
     from gen3d.tools.train import packaged_config, run_training
 
     run_training(packaged_config(config), overrides or [], out, device=device, dry_run=dry_run)
+    end_process()
 
 
 @app.command()

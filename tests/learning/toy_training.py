@@ -116,3 +116,4 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]), sys.argv[2:])
     except UserError as error:
         sys.exit(f"toy: {error}")
+    distributed.end_process()
