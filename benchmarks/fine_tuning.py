@@ -5,8 +5,9 @@ Usage: python -m benchmarks.fine_tuning [bases|rotations|curve|table ...] [--run
 ``bases``: two base models on the budget of configs/completion_brain_small.yaml: simulated brains and multiple
 sclerosis, simulated brains and tumours. ``rotations``: for each patient, the base of the other kind is fine-tuned on
 all others of the patient's kind, as ``gen3d train completion_brain_small data=ARCHIVE init=BASE`` does (one of several
-is held out to stop; with a single one nothing is, and the steps are fixed), in four rows: all weights, adapters of
-rank 4, a network that is trained by squared error alone (``model.mean_share=1``), and the voxel-wise regression on the
+is held out to stop; with a single one nothing is, and the steps are fixed), in rows: all weights; adapters of rank 4;
+all weights with simulated brains kept among the training cases and twice the steps; the same for a network that is
+trained by squared error alone (``model.mean_share=1``); lesions weighted; and in each the voxel-wise regression on the
 same patients. ``curve``: fine-tuned on one, two and three tumour patients, nothing held out, fixed steps. ``table``
 writes benchmarks/results/fine_tuning.md. Scores are of the left-out patient, each contrast from the other three.
 
@@ -37,16 +38,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "fine_tuning.json"
 CONFIG = ROOT / "configs" / "completion_brain_small.yaml"
 KINDS = {"brats": "ms", "ms": "brats"}  # kind of the patients to the kind that their base has seen
-ALONE = ["data.phantoms.count=0", "train.steps=200"]
+SIMULATED = ["data.phantoms.count=12", "data.phantoms.weight=0.3", "train.steps=400"]
 ROWS = {
     "all weights": [],
-    "all weights, archive alone": ALONE,
-    "adapters, archive alone": [*ALONE, "train.adapter=4"],
-    "squared error alone": ["model.mean_share=1.0", "train.validation_levels=[.inf]"],
+    "adapters": ["train.adapter=4"],
+    "all weights, simulated brains kept": SIMULATED,
+    "squared error alone, simulated brains kept": [
+        *SIMULATED,
+        "model.mean_share=1.0",
+        "train.validation_levels=[.inf]",
+    ],
     "lesions weighted": ["model.lesion=4", "model.lesion_patches=0.5"],
 }
-FIXED = ["data.validation=0", "data.phantoms.count=0", "train.steps=150"]
 BLIND = ["data.validation=0"]
+FIXED = [*BLIND, "train.steps=150"]
 RIVAL = "base"
 
 
@@ -116,7 +121,7 @@ def rotations(runs: Path, kinds: Sequence[str], rows: Sequence[str]) -> None:
         for row in rows:
             for patient in patients:
                 others = [p for p in patients if p != patient]
-                more = [*ROWS[row], *((FIXED if row.endswith("archive alone") else BLIND) if len(others) == 1 else [])]
+                more = [*ROWS[row], *((BLIND if row.endswith("kept") else FIXED) if len(others) == 1 else [])]
                 run = runs / row.replace(" ", "_") / patient
 
                 def make(others=others, more=more, run=run, kind=kind, patient=patient) -> dict[str, Any]:  # type: ignore[no-untyped-def]

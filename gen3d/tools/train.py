@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ from gen3d.tools.card import model_card
 from gen3d.tools.held_out import Comparison, compare
 from gen3d.tools.progress import say, shown_progress
 from gen3d.tools.reliability import write_usual
-from gen3d.tools.training_cases import DataConfig, gather, keep_out, keep_out_of_archive
+from gen3d.tools.training_cases import DataConfig, Phantoms, gather, keep_out, keep_out_of_archive
 
 FINE_TUNING: dict[str, Any] = {
-    "steps": 400,
+    "steps": 200,
     "validate_every": 50,
     "checkpoint_every": 50,
     "validation_items": 8,
@@ -63,8 +63,9 @@ class Experiment:
 def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a configuration file with ``key=value`` overrides; ``${GEN3D_DATA}`` is ``../shared/data`` unless set.
 
-    ``data=PATH`` is short for ``data.archive=PATH``. Where training goes on from a saved model on an archive, what the
-    overrides do not say of ``train`` is that of FINE_TUNING, at a gentler learning rate.
+    ``data=PATH`` is short for ``data.archive=PATH``; an archive is trained on without simulated brains unless the
+    overrides ask for ``data.phantoms``. Where training goes on from a saved model on an archive, what the overrides do
+    not say of ``train`` is that of FINE_TUNING, at a gentler learning rate.
 
     Raises:
         UsageError: The file is missing or says something unknown; the nearest known key is named.
@@ -73,10 +74,16 @@ def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     given = [f"data.archive={o.removeprefix('data=')}" if o.startswith("data=") else o for o in overrides]
     experiment = build(Experiment, read_yaml(config, given))
     build(system_class(experiment.system).Config, experiment.model, "model")
-    if not (experiment.init and experiment.data.archive):
-        return experiment
     said = {override.partition("=")[0] for override in given}
-    settings = {**FINE_TUNING, "lr": experiment.train.lr * (OF_ADAPTERS if experiment.train.adapter else GENTLER)}
+    if experiment.data.archive and not any(name.startswith("data.phantoms") for name in said):
+        experiment = replace(experiment, data=replace(experiment.data, phantoms=Phantoms()))
+    return fine_tuned(experiment, said) if experiment.init and experiment.data.archive else experiment
+
+
+def fine_tuned(experiment: Experiment, said: Collection[str]) -> Experiment:
+    """Return an experiment with the settings of fine-tuning, but for those that the overrides name."""
+    share = OF_ADAPTERS if experiment.train.adapter else GENTLER
+    settings = {**FINE_TUNING, "lr": experiment.train.lr * share}
     if not experiment.data.kept_out:
         settings |= {"validate_every": 0, "patience": 0}
     ours = {name: value for name, value in settings.items() if f"train.{name}" not in said}

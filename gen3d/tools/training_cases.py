@@ -57,7 +57,7 @@ class DataConfig:
         sources: Folders of real cases.
         phantoms: Simulated ones.
         archive: A folder or table of studies in any layout, whose complete studies are trained on instead of the
-            sources, with their weight. ``data=PATH`` says the same.
+            sources, with their weight, and without phantoms unless these are asked for. ``data=PATH`` says the same.
         aliases: A YAML file with one's own names of contrasts.
         hold_out: Names of cases to leave out besides the test cases.
         use_test_cases: Keep the test cases of configs/splits.yaml; for throw-away models of a cross-validation only.

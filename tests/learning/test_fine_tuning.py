@@ -136,7 +136,7 @@ def test_the_loss_of_an_item_at_its_own_noise_level_is_its_loss() -> None:
 
 
 def test_an_archive_trains_is_compared_and_judged(archive: Path, base: Path, tmp_path: Path, capsys) -> None:
-    options = [f"data={archive}", f"init={base}", f"data.cache={tmp_path / 'cache'}", "data.phantoms.count=0"]
+    options = [f"data={archive}", f"init={base}", f"data.cache={tmp_path / 'cache'}"]
     more = ["train.steps=40", "train.validate_every=20", "train.lr=0.003", "train.ema=0"]
     model = run_training(SMOKE, [*options, *more], tmp_path / "run", device="cpu")
     said = capsys.readouterr().out
