@@ -290,7 +290,7 @@ class Trainer:
             )
         self.step, self.cpu_seconds, self.seconds = state["step"], state["cpu_seconds"], state["seconds"]
         if self.early:
-            self.early = EarlyStop(self.config.patience, state["validations"])
+            self.early = EarlyStop(self.config.patience, state.get("validations"))
         if path.is_dir():
             load_shards(path, tensors(self.system, self.optimizations))
             self.optimizations[0].scaler.load_state_dict(state["scaler"])

@@ -10,8 +10,8 @@ from typing import Any
 from gen3d import __version__
 from gen3d.data.dicom_slices import Slices, decimal
 from gen3d.data.dicom_source import PATIENT, STUDY, Series
-from gen3d.data.finished import Finished, Synthetic, titled
-from gen3d.data.layout import CONTRASTS
+from gen3d.data.finished import Finished, Synthetic
+from gen3d.data.layout import CONTRASTS, titled
 
 _MR_IMAGE, _EXPLICIT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1"
 _EMPTY = (

@@ -12,8 +12,6 @@ from gen3d.data.alignment import load_transform
 from gen3d.data.nifti import without_ending
 from gen3d.data.study import Study
 
-TITLES = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
-
 
 @dataclass(frozen=True)
 class Synthetic:
@@ -100,11 +98,6 @@ class Output:
     def written(self) -> "Output":
         """Return what is left to tell of it: without the voxels that were kept to be written."""
         return replace(self, write=lambda path: None)
-
-
-def titled(contrast: str) -> str:
-    """Return a contrast's name as people know it."""
-    return TITLES.get(contrast, contrast)
 
 
 def told(case: Finished, image: Synthetic) -> dict[str, Any]:

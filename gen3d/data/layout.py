@@ -16,6 +16,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "t2f": ("t2f", "flair", "fla"),
 }
 CONTRASTS = tuple(ALIASES)
+TITLES = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
 _CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _VOCABULARIES = (  # words that occur together, in the order of CONTRASTS
     ("t1n", "t1c", "t2w", "t2f"),
@@ -28,6 +29,11 @@ _VOCABULARIES = (  # words that occur together, in the order of CONTRASTS
 )
 _BRATS_TIMEPOINT = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}")
 _MSD_IMAGES = ("imagesTr", "imagesTs")
+
+
+def titled(contrast: str) -> str:
+    """Return a contrast's name as people know it."""
+    return TITLES.get(contrast, contrast)
 
 
 def canonical(name: str) -> str:

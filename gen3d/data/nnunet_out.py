@@ -11,8 +11,8 @@ import numpy as np
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data.alignment import resample
-from gen3d.data.finished import Finished, Output, Synthetic, restricted, titled, told, unique
-from gen3d.data.layout import on_one_grid
+from gen3d.data.finished import Finished, Output, Synthetic, restricted, told, unique
+from gen3d.data.layout import on_one_grid, titled
 from gen3d.data.nifti import read, write
 from gen3d.data.skull import is_magnitude, is_stripped
 from gen3d.data.studies import read_study

@@ -19,14 +19,14 @@ from gen3d.core.checkpoint import read_index, read_json
 from gen3d.core.error import UserError
 from gen3d.core.volume import Case, Volume
 from gen3d.data.atomic import appearing
-from gen3d.data.layout import read_case
+from gen3d.data.layout import TITLES, read_case
 from gen3d.data.nifti import read
 from gen3d.data.phantom import write_phantom
 from gen3d.metrics import CompletionScore, Quadratic, best_copy, score_completion, unit_window
 from gen3d.metrics.completion import match_scale
 from gen3d.systems import find_model
 from gen3d.tools.info import trained_on
-from gen3d.tools.preview import TITLES, Panel, draw
+from gen3d.tools.preview import Panel, draw
 from gen3d.tools.progress import progress_bar
 from gen3d.tools.synthesize import synthesize
 

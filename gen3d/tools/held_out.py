@@ -114,14 +114,21 @@ class Comparison:
         rows = [
             {
                 **{"case": row.case, "patient": row.patient, "contrast": row.contrast},
-                "scores": {name: score._asdict() for name, score in row.scores.items()},
+                "scores": {name: finite(score._asdict()) for name, score in row.scores.items()},
             }
             for row in self.rows
         ]
         gains = {
-            measure: gain and gain._asdict() for measure in ("brain", "lesion", "ssim") for gain in [self.gain(measure)]
+            measure: gain and finite(gain._asdict())
+            for measure in ("brain", "lesion", "ssim")
+            for gain in [self.gain(measure)]
         }
         write_json(path, {"base": self.base, "trained_on": self.trained_on, "gains": gains, "rows": rows})
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has no nan and no infinity."""
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
 
 
 def cell(scores: Sequence[CompletionScore]) -> str:

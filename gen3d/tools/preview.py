@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 BACKGROUND, INK, FAINT, ALARM = "#0d1117", "#e6edf3", "#7d8590", "#ffb000"
 RING, RING_MM = "#39d5ff", 8.0
-TITLES = {"t1n": "T1", "t1c": "T1c", "t2w": "T2", "t2f": "FLAIR"}
 VIEW = "LPS"  # arrays turned to these codes show the patient's right on the left, as radiologists look at them
 PLANES = ("axial", "coronal", "sagittal")
 

@@ -11,10 +11,11 @@ from gen3d import __version__
 from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
 from gen3d.data.alignment import back, save_transform
+from gen3d.data.layout import titled
 from gen3d.data.nifti import write
 from gen3d.data.prepare import foreground
 from gen3d.tools.least_certain import NOT_ESTIMATED, Region, apart, least_certain
-from gen3d.tools.preview import TITLES, Panel, draw
+from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import description, patients, write_record
 from gen3d.tools.reliability import Hidden, expected_psnr
 from gen3d.tools.request import Plan, Request, on_grid, sample_suffix
@@ -206,8 +207,3 @@ class Scans:
 def on_scale(image: np.ndarray, scale: Scale, like: Volume) -> np.ndarray:
     """Bring an image from the model's scale to that of a scan, no darker than the scan itself."""
     return np.maximum(scale.invert(image), np.float32(like.voxels.min()))
-
-
-def titled(contrast: str) -> str:
-    """Return a contrast's name as people know it."""
-    return TITLES.get(contrast, contrast)

@@ -140,8 +140,8 @@ def run_training(
             write_resolved(experiment, system, run)
         train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
-        alone = distributed.is_main()
-    if experiment.system != "completion" or not alone:
+        first = distributed.is_main()
+    if experiment.system != "completion" or not first:
         return run / MODEL
     write_usual(run / MODEL, validation or cases, own)
     if data.archive and validation:
