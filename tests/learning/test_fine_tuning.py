@@ -199,3 +199,14 @@ def test_what_is_not_said_is_gentle_and_what_is_said_counts() -> None:
     ).train
     assert (told.lr, told.steps) == (1e-3, 7)
     assert read_experiment(packaged_config("completion_brain_small")).train.patience == 0
+
+
+def test_validation_may_be_turned_on_at_a_checkpoint(tmp_path: Path) -> None:
+    """What a run that did not validate lacks is no reason to lose it: the first validation counts as its start."""
+    blind = trainer(tmp_path, "alone", patience=2, validate_every=0, checkpoint_every=2)
+    for report in blind.train():
+        if report["step"] == 3:
+            break
+    seeing = trainer(tmp_path, "alone", patience=2, validate_every=2, checkpoint_every=2)
+    assert next(seeing.train())["step"] == 2
+    assert seeing.early.best == 2
