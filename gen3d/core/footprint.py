@@ -70,18 +70,26 @@ def footprints(system: System, example: Example, dtype: torch.dtype, *, batch: i
     wider = 4 - width  # gradients are float32 in training, in dtype below
     held = parameters * (4 + 8 + wider + copies + (4 if ema else 0))
 
+    twin.step = 10**9  # terms that begin late count too
+
     def step() -> None:
         for objective in twin.objectives():
-            torch.stack(list(objective.loss(tensors, keys).values())).sum().backward()
+            objective.summed(objective.loss(tensors, keys)).backward()
             for parameter in objective.parameters:
                 parameter.grad = None
 
     networks: list[Any] = [part for part in twin.modules() if hasattr(part, "recompute")]
-    depths = [len(network.config.multipliers) for network in networks]
+    depths = [depth(network) for network in networks]
     for levels in range(max(depths, default=0) + 1):
         recompute(twin, levels)
         found = taken(step)
         yield Footprint(levels, held, found.peak, found.flop / len(twin.objectives()))
+
+
+def depth(network: Any) -> int:
+    """Return how many levels a network has."""
+    config: Any = getattr(network, "config", None)
+    return len(config.multipliers if hasattr(config, "multipliers") else getattr(network, "levels", ()))
 
 
 def sampling_memory(system: System, example: Example, dtype: torch.dtype) -> int:

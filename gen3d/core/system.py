@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gen3d.core.condition import Condition
@@ -27,6 +29,7 @@ class Objective:
         ema: Whether its parameters are averaged for the saved model.
         at: (example, keys, sigma (B,)) -> the loss of each item at a noise level, (B,), for those who ask where a model
             learns; None where levels mean nothing.
+        told: Names of terms that are logged only, such as how many codes are in use.
     """
 
     name: str
@@ -36,6 +39,11 @@ class Objective:
     every: int = 1
     ema: bool = True
     at: Callable[[Example, Sequence[Key], Tensor], Tensor] | None = None
+    told: tuple[str, ...] = ()
+
+    def summed(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the terms that are minimised, ()."""
+        return torch.stack([term for name, term in terms.items() if name not in self.told]).sum()
 
     def due(self, step: int) -> bool:
         """Tell whether the objective is trained at this step."""
@@ -66,6 +74,7 @@ class System(nn.Module):
     Attributes:
         config: The resolved configuration.
         provenance: Data, number of patients, licence, training envelope: whatever the model card says, JSON-like.
+        step: The step that is being trained, for losses with terms that begin late.
     """
 
     name: ClassVar[str]
@@ -77,6 +86,7 @@ class System(nn.Module):
         super().__init__()
         self.config = config
         self.provenance: dict[str, Any] = {}
+        self.step = 0
 
     @property
     def training_size(self) -> Triple:
@@ -86,6 +96,10 @@ class System(nn.Module):
     def measure(self, cases: Sequence[Prepared]) -> "System":
         """Return the system with what it must know of the training set, such as subband statistics."""
         return self
+
+    def cached(self, cases: Sequence[Prepared], folder: Path) -> list[Prepared]:
+        """Return the cases with what frozen parts make of them, such as latents, kept in ``folder``."""
+        return list(cases)
 
     def prepare(self, case: Case) -> Prepared:
         """Bring a case to the model's axes and intensity scale; what the training cache stores."""

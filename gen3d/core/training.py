@@ -155,7 +155,7 @@ class Optimization:
         for number, (example, keys) in enumerate(batches, 1):
             with self.without_exchange() if number < len(batches) else nullcontext():
                 terms = self.loss(example, keys)
-                self.scaler.scale(torch.stack(list(terms.values())).sum() / len(batches)).backward()
+                self.scaler.scale(self.objective.summed(terms) / len(batches)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach() / len(batches)
         if world_size() > 1 and any(p.grad is None for p in self.parameters):
@@ -424,6 +424,7 @@ class Trainer:
     def update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Train each objective that is due by one step; the parameters of the others are held still meanwhile."""
         means: dict[str, Tensor] = {}
+        self.system.step = self.step
         for optimization in self.optimizations:
             if optimization.objective.due(self.step):
                 self.system.requires_grad_(False)
@@ -436,7 +437,9 @@ class Trainer:
         with self.averaged():
             objectives = [o.objective for o in self.optimizations]
             found = {name: v for validation in self.validations for name, v in validation.terms(objectives).items()}
-            if self.early and self.early.take(self.step, found) and is_main():
+            told = {f"{o.name}/{term}" for o in objectives for term in o.told}
+            losses = {name: value for name, value in found.items() if name.partition("/")[2] not in told}
+            if self.early and self.early.take(self.step, losses) and is_main():
                 save_state({"system": self.system.state_dict()}, self.run / BEST)
         return found
 
