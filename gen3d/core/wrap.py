@@ -6,6 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from gen3d.core.linear import Linear, least_squares
 from gen3d.core.space import Space
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +41,38 @@ def keep(denoise: Denoise, known: Tensor, where: Tensor) -> Denoise:
 
     def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
         return torch.where(where, known, denoise(x, sigma))
+
+    return wrapped
+
+
+def consistent(
+    denoise: Denoise,
+    space: Space,
+    operator: Linear,
+    measured: Tensor,
+    weight: float = 0.0,
+    steps: int = 1,
+    size: Sequence[int] | None = None,
+) -> Denoise:
+    r"""Bring every guess to agreement with a measurement y: $argmin_v |A v - y|^2 + \lambda |v - v_0|^2$ in voxels.
+
+    $v_0$ is the decoded guess; the minimum is approached by conjugate gradients (Chung, Lee & Ye 2024, decomposed
+    diffusion sampling, https://arxiv.org/abs/2303.05754). For undersampled Fourier transforms one step with weight 0
+    replaces the measured frequencies exactly.
+
+    Args:
+        denoise: What to wrap.
+        space: Where the coordinates come from.
+        operator: A, from voxels (B, C, X, Y, Z) to measurements.
+        measured: y.
+        weight: lambda in units of ``operator.strength``: noise of y against error of the guess.
+        steps: Of conjugate gradients.
+        size: Voxel size (X, Y, Z) of the volume, when the space padded it.
+    """
+
+    def wrapped(x: Tensor, sigma: Tensor) -> Tensor:
+        guess = space.decode(denoise(x, sigma), size)
+        return space.encode(least_squares(operator, measured, guess, weight, steps))
 
     return wrapped
 

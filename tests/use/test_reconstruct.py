@@ -1,0 +1,149 @@
+"""``gen3d reconstruct``: what is written, what it says of itself, what is refused in one line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from gen3d.core.checkpoint import save_model
+from gen3d.data.measurement import Acquisitions, Task
+from gen3d.nn.unet import UNetConfig
+from gen3d.wavelet.reconstruction import Reconstruction, ReconstructionConfig
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def made(task: Task) -> Reconstruction:
+    torch.manual_seed(0)
+    network = UNetConfig(in_channels=24, out_channels=8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=5)
+    contrasts = ("ct",) if task == "sparse-ct" else ("t1n", "t2w")
+    config = ReconstructionConfig(acquisitions=Acquisitions(task), contrasts=contrasts, network=network, iterations=30)
+    return Reconstruction(config)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for task in ("sparse-ct", "mri"):
+        save_model(made(task), folder / task)  # type: ignore[arg-type]
+    return folder
+
+
+def body() -> np.ndarray:
+    """A round body in air with an organ and a bone, in HU, 40 x 36 x 6."""
+    x, y = np.meshgrid(np.arange(40) - 19.5, np.arange(36) - 17.5, indexing="ij")
+    slice_ = np.where(np.hypot(x, y) < 15, 20.0, -1000.0)
+    slice_[np.hypot(x - 4, y) < 5] = 90.0
+    slice_[np.hypot(x + 8, y) < 2.5] = 900.0
+    return np.repeat(slice_[..., None], 6, axis=2).astype(np.float32)
+
+
+@pytest.fixture
+def ct(tmp_path: Path) -> Path:
+    affine = np.array([[0.0, 0, 3, 5], [-1.5, 0, 0, 9], [0, 1.5, 0, -4], [0, 0, 0, 1]])  # slices along the first axis
+    path = tmp_path / "in" / "scan.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(body().transpose(1, 2, 0).astype(np.int16), affine[:, [0, 1, 2, 3]]), path)
+    return path
+
+
+def test_a_ct_comes_back_in_hounsfield_units_on_its_own_grid(
+    gen3d: Run, ct: Path, models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("-i", ct, "-o", out, "--task", "sparse-ct", "--views", 20, "--model", models / "sparse-ct")
+    status, said, noted = gen3d("reconstruct", *arguments)
+    assert status == 0, noted
+    assert "20 views" in said
+    assert "simulated measurements" in said
+    assert {p.name for p in out.iterdir()} == {
+        *(f"scan_reconstructed.{end}" for end in ("nii.gz", "json", "png")),
+        "reconstruction.csv",
+    }
+    given, image = nib.load(ct), nib.load(out / "scan_reconstructed.nii.gz")
+    assert image.shape == given.shape
+    assert np.array_equal(image.affine, given.affine)
+    assert image.get_data_dtype() == np.float32
+    assert "SYNTHETIC" in str(image.header["descrip"])
+    error = np.abs(image.get_fdata() - given.get_fdata())
+    assert np.median(error) < 40
+    about = json.loads((out / "scan_reconstructed.json").read_text())
+    assert about["synthetic"] is True
+    assert about["measurements"].startswith("simulated measurements")
+    assert (about["views"], about["noise"]) == (20, 0.005)
+    rows = list(csv.DictReader((out / "reconstruction.csv").open()))
+    assert [row["method"] for row in rows] == ["filtered back-projection", "total variation", "sparse-ct"]
+    psnr = [float(row["psnr_db"]) for row in rows]
+    assert psnr[2] > psnr[0] + 3  # an untrained network is the identity on total variation
+    before = (out / "scan_reconstructed.nii.gz").read_bytes()
+    assert gen3d("reconstruct", *arguments)[0] == 0
+    assert (out / "scan_reconstructed.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_an_mri_comes_back_on_its_own_grey_scale(
+    gen3d: Run, models: Path, phantoms: Path, tmp_path: Path, mode: str
+) -> None:
+    scan = next(phantoms.rglob("*t1n.nii.gz"))
+    status, said, noted = gen3d(
+        *("reconstruct", "-i", scan, "-o", tmp_path / "out", "--task", "mri", "--mask", "poisson"),
+        *("--acceleration", 4, "--model", models / "mri", "--mode", mode),
+    )
+    assert status == 0, noted
+    assert "4x, poisson mask" in said
+    (path,) = (tmp_path / "out").glob("*.nii.gz")
+    given, image = nib.load(scan).get_fdata(), nib.load(path).get_fdata()
+    assert image.min() >= 0
+    assert np.corrcoef(given.ravel(), image.ravel())[0, 1] > 0.9
+
+
+def test_one_bad_scan_does_not_stop_the_rest(gen3d: Run, ct: Path, models: Path, tmp_path: Path) -> None:
+    mask = nib.load(ct)
+    nib.save(nib.Nifti1Image((mask.get_fdata() > 0).astype(np.int16), mask.affine), ct.with_name("mask.nii.gz"))
+    status, _, noted = gen3d(
+        *("reconstruct", "-i", ct.parent, "-o", tmp_path / "out", "--task", "sparse-ct"),
+        *("--model", models / "sparse-ct"),
+    )
+    assert status == 1
+    assert "mask.nii.gz" in noted
+    assert "2 scans, 1 failed" in noted
+    assert (tmp_path / "out" / "scan_reconstructed.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (("--task", "sparse-ct", "--views", 0), 2, "views 0: expected at least 1"),
+        (("--task", "sparse-cct"), 2, "did you mean 'sparse-ct'"),
+        (("--task", "sparse-ct", "--noise", 3), 2, "noise 3: expected from 0 to 1"),
+        (("--task", "mri", "--mask", "gausian"), 2, "did you mean 'gaussian'"),
+        (("--task", "mri"), 1, "no magnitude image"),
+        (("--task", "sparse-ct", "--model", "mri"), 1, "reconstructs no sparse-ct"),
+        (("--task", "sparse-ct", "--mode", "median"), 2, "expected mean or sample"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    gen3d: Run, ct: Path, models: Path, tmp_path: Path, options: tuple[object, ...], status: int, said: str
+) -> None:
+    task = "mri" if "mri" in options else "sparse-ct"
+    found = [str(models / o) if o == "mri" and options[i - 1] == "--model" else o for i, o in enumerate(options)]
+    if "--model" not in found:
+        found += ["--model", models / task]
+    code, _, noted = gen3d("reconstruct", "-i", ct, "-o", tmp_path / "out", *found)
+    assert (code, said in noted, len(noted.strip().splitlines())) == (status, True, 1 + ("magnitude" in said)), noted
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_is_no_ct_is_refused(gen3d: Run, models: Path, ct: Path, tmp_path: Path) -> None:
+    image = nib.load(ct)
+    nib.save(nib.Nifti1Image(image.get_fdata() + 1024, image.affine), ct)
+    code, _, noted = gen3d(
+        "reconstruct", "-i", ct, "-o", tmp_path / "out", "--task", "sparse-ct", "--model", models / "sparse-ct"
+    )
+    assert code == 1
+    assert "no CT in Hounsfield units" in noted
