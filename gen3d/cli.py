@@ -264,6 +264,20 @@ def synthesize(
             closing()
 
 
+def parsed_memory(asked: str) -> float:
+    """Return the bytes of --memory.
+
+    Raises:
+        UsageError: It is no amount of memory.
+    """
+    from gen3d.tools.plan import parse_memory
+
+    try:
+        return parse_memory(asked)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--gpu", "--memory")) from None
+
+
 def parsed_part(asked: str) -> tuple[int, int]:
     """Return i and n of "i/n".
 
@@ -345,6 +359,17 @@ def generate(
     size: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z [the model's own].", show_default=False)
     ] = None,
+    label: Annotated[str | None, typer.Option(help="Class, by name or number [any].", show_default=False)] = None,
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of the voxels in mm, X Y Z [the model's own].", show_default=False),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Pull towards the class; 1 is none [the model's own].", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What decoding a latent may take, such as 6GB [all].", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw new scans; finished ones of an earlier run of the same command are kept."""
@@ -363,11 +388,77 @@ def generate(
             precision=precision,
             compiled=compiled,
             size=size,
+            label=label,
+            spacing=spacing,
+            guidance=guidance,
+            memory=None if memory is None else parsed_memory(memory),
             advance=lambda share, words: advance(int(100 * share), words),
             note=note,
         )
     for path in paths:
         print(str(path))
+
+
+@app.command()
+def standardize(
+    source: Annotated[
+        Path,
+        typer.Option("-i", "--input", help="A CT in HU: NIfTI, a folder of them, a DICOM series.", show_default=False),
+    ],
+    out: Out,
+    to: Annotated[str, typer.Option(help="The standard kernel.")] = "B30",
+    source_kernel: Annotated[
+        str, typer.Option("--from", help="The images' kernel, such as B70; auto: not told.")
+    ] = "auto",
+    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "ct-kernel",
+    start: Annotated[
+        str | None,
+        typer.Option(help="Where the walk begins: flow, noise or source [the model's own].", show_default=False),
+    ] = None,
+    steps: Steps = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="The same scan in that kernel, or a folder of them, to compare with.", show_default=False),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Body masks: a folder or a file [found in the image].", show_default=False)
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=0.05, help="Pixel size in mm [the file's own].", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Bring CT to a standard reconstruction kernel, in HU on its own grid, with a report of what changed."""
+    from gen3d.tools.kernel_report import summary
+    from gen3d.tools.kernel_walk import Request
+    from gen3d.tools.progress import progress_bar
+    from gen3d.tools.standardize import standardize as run
+
+    def failed(name: str, error: Exception) -> None:
+        print(f"gen3d: {name}: {one_line(error)}", file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+
+    with progress_bar("standardize", 100) as advance:
+        run(
+            source,
+            out,
+            model,
+            Request(to, None if source_kernel == "auto" else source_kernel, start, steps, spacing, seed),
+            truth=truth,
+            mask=mask,
+            device=device,
+            precision=precision,
+            dry_run=dry_run,
+            advance=lambda share, words: advance(int(100 * share), words),
+            done=lambda name, report: print("\n".join(summary(name, report))),
+            failed=failed,
+            note=note,
+        )
 
 
 evaluate = typer.Typer(help="Measure synthetic images and masks against real ones: a table, a JSON file, a picture.")
@@ -578,21 +669,87 @@ def present(evaluated: "Callable[[Callable[[float, str], None]], Report]", out: 
     print(f"{out / RESULTS}\n{out / SUMMARY}")
 
 
+@app.command()
+def reconstruct(
+    out: Out,
+    source: Annotated[Path, typer.Option("-i", "--input", help="A scan, or a folder of scans.", show_default=False)],
+    task: Annotated[str, typer.Option(help="sparse-ct or mri.", show_default=False)],
+    views: Annotated[int, typer.Option(help="CT: angles over 180 degrees.")] = 20,
+    acceleration: Annotated[float, typer.Option(help="MRI: one in how many frequencies is sampled.")] = 4.0,
+    mask: Annotated[str, typer.Option(help="MRI: gaussian (lines) or poisson (points).")] = "gaussian",
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of the noise in units of the data's root mean square.")
+    ] = 0.005,
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder, shipped name or hub id [the task's].", show_default=False)
+    ] = None,
+    mode: Annotated[str, typer.Option(help="mean: the expected image; sample: a plausible one.")] = "mean",
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    debug: Debug = False,
+) -> None:
+    """Simulate a sparse measurement of a scan and reconstruct it, beside classical methods."""
+    from gen3d.tools.progress import progress_bar
+    from gen3d.tools.reconstruct import asked
+    from gen3d.tools.reconstruct import reconstruct as run
+    from gen3d.tools.reconstruction_report import table_lines
+
+    acquisition = asked(task, views, acceleration, mask, noise)
+    with progress_bar("reconstructing", 1000) as advance:
+        rows = run(
+            source,
+            out,
+            acquisition,
+            model,
+            mode,  # type: ignore[arg-type]
+            seed=seed,
+            device=device,
+            precision=precision,
+            advance=lambda share, words: advance(round(1000 * share), words),
+            failed=lambda scan, error: note(f"{scan}: {one_line(error)}"),
+            note=note,
+        )
+    for line in table_lines(rows, acquisition):
+        print(line)
+
+
 @app.command("import")
 def import_(
-    family: Annotated[str, typer.Argument(help="wdm or cwdm.", show_default=False)],
-    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint, a bare state dict.", show_default=False)],
+    family: Annotated[
+        str, typer.Argument(help="wdm, cwdm, meddiffusion-ae, meddiffusion or maisi-vae.", show_default=False)
+    ],
+    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint.", show_default=False)],
     out: Out,
     config: Annotated[
         Path | None, typer.Option(help="JSON of its options [the official release's].", show_default=False)
     ] = None,
     target: Annotated[str | None, typer.Option(help="cwdm: which contrast it makes [t1n].", show_default=False)] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(help="meddiffusion: the saved model of its autoencoder, imported before.", show_default=False),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="maisi-vae: whose grey scale it takes, ct or mri [ct].", show_default=False)
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="maisi-vae: of the weights [the release's].", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Turn an official checkpoint into a saved model; several cwdm targets go into one folder."""
-    from gen3d.interop.wdm import import_checkpoint
+    from gen3d.interop.official import import_official
 
-    import_checkpoint(family, checkpoint, config, target, out)
+    import_official(
+        family,
+        checkpoint,
+        out,
+        config=config,
+        target=target,
+        autoencoder=autoencoder,
+        modality=modality,
+        licence=licence,
+    )
     print(str(out))
 
 

@@ -10,6 +10,14 @@ SYSTEMS = {
     "wdm": "gen3d.wavelet.wdm:WDM",
     "cwdm": "gen3d.wavelet.cwdm:CWDM",
     "completion": "gen3d.wavelet.completion:Completion",
+    "reconstruction": "gen3d.wavelet.reconstruction:Reconstruction",
+    "control": "gen3d.latent.control:Control",
+    "meddiffusion": "gen3d.latent.meddiffusion:MedDiffusion",
+    "meddiffusion-ae": "gen3d.latent.autoencoder:PatchVolumeAutoencoder",
+    "kl-ae": "gen3d.latent.autoencoder:KLAutoencoder",
+    "diffusionct": "gen3d.latent.diffusionct:DiffusionCT",
+    "diffusionct-ae": "gen3d.latent.kernel_autoencoder:DiffusionCTAutoencoder",
+    "kernel-flow": "gen3d.latent.kernel_flow:KernelFlow",
 }
 
 

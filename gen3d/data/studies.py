@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gen3d.core.error import UserError
-from gen3d.core.volume import Case, Volume
+from gen3d.core.volume import Case, Naming, Volume
 from gen3d.data import bids, dicom, dicom_stack, folders, nnunet, table
 from gen3d.data.aliases import Vocabulary, read_aliases
-from gen3d.data.layout import on_one_grid
-from gen3d.data.nifti import ENDINGS, read, read_labels
+from gen3d.data.layout import is_lesion, on_one_grid
+from gen3d.data.nifti import ENDINGS, read, read_labels, without_ending
 from gen3d.data.study import Study, distinct, is_dangling
 
 __all__ = ["Study", "find_studies", "read_aliases", "read_study"]
@@ -41,6 +41,21 @@ def find_studies(source: Path, aliases: Mapping[str, Sequence[str]] | None = Non
     if not found:
         raise UserError(f"{source}: no study in it; {_EXPECTED}")
     return distinct(found)
+
+
+def scans_of(folder: Path, contrast: str) -> list[Study]:
+    """Return every NIfTI file that lies right in a folder as a study of one contrast, whatever it is called.
+
+    Segmentations, by their names, are left out.
+
+    Raises:
+        UserError: if there is none.
+    """
+    paths = [path for ending in ENDINGS for path in Path(folder).glob(f"[!.]*{ending}") if not is_lesion(path)]
+    if not paths:
+        raise UserError(f"{folder}: no scan in it; expected NIfTI files, such as case1.nii.gz")
+    names = [(without_ending(path), path) for path in paths]
+    return distinct(Study(name, path, {contrast: path}, Path(name), name, Naming("")) for name, path in names)
 
 
 def read_study(study: Study, *, any_grid: bool = False, with_lesion: bool = True) -> Case:

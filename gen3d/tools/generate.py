@@ -1,6 +1,6 @@
 """``gen3d generate``: new scans from a model that is given nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen3d.core.error import UsageError, UserError
+from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive
 from gen3d.core.system import System
 from gen3d.core.volume import Triple, Volume
@@ -33,6 +33,10 @@ def generate(
     precision: str = "auto",
     compiled: bool = False,
     size: Triple | None = None,
+    label: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    guidance: float | None = None,
+    memory: float | None = None,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
 ) -> list[Path]:
@@ -51,7 +55,12 @@ def generate(
         device: ``auto``, ``cpu``, ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         compiled: Compile the networks first.
-        size: Voxels (X, Y, Z); by default the model's.
+        size: Voxels (X, Y, Z); by default the model's, like the following.
+        label: Name or number of the class.
+        spacing: Of the voxels in mm.
+        guidance: Scale of classifier-free guidance towards the class; 1 for none.
+        memory: Bytes that decoding may take, besides the weights, where the model has a latent space; by default as
+            many as decoding at once takes.
         advance: Told the share done and what is being done.
         note: Told in words what a user should know of the model.
 
@@ -63,7 +72,8 @@ def generate(
     out = Path(out)
     loaded = open_model(model, device, precision, compiled=compiled)
     torch.backends.cudnn.benchmark = True  # every call has the same size
-    resize(loaded.system, size)
+    changes = asked(loaded.system, size=size, label=label, spacing=spacing, guidance=guidance)
+    bound_decoding(loaded.system, memory)
     walk = choose_walk(loaded.system, sampler, steps)
     several = len(loaded.system.config.contrasts) > 1
     protect(out, [])
@@ -75,6 +85,7 @@ def generate(
 
         of_all(0.0)
         facts = {"mode": "sample", "seed": seed, "sample": index + 1, "sampler": walk.sampler, "steps": walk.steps}
+        facts |= {name: value for name, value in changes.items() if name not in ("size", "canvas")}
         wanted = {
             out / name: {**facts, "contrast": contrast, "size": list(loaded.system.config.size), "preview": SHEET}
             for contrast, name in names(loaded.system, index, several=several).items()
@@ -88,26 +99,66 @@ def generate(
     return paths
 
 
-def resize(system: System, size: Triple | None) -> None:
-    """Let a model that generates from nothing do so at another size.
+def asked(system: System, *, size: Triple | None = None, **wishes: Any) -> dict[str, Any]:
+    """Let a model that generates from nothing do so as asked; return what was changed, as plain values.
 
     Raises:
         UserError: The model is given scans.
-        UsageError: It can't have this size.
+        UsageError: It can't have this size, class, spacing or guidance, or knows no such thing.
     """
     if not hasattr(system, "blank"):
         raise UserError(
-            f"this {system.name} model fills in missing contrasts: use gen3d synthesize, or another --model"
+            f"this {system.name} model makes no new scans by itself: use another --model, or, where "
+            "contrasts are missing, gen3d synthesize"
         )
-    if size is None:
-        return
-    if min(size) < 1:
-        raise UsageError(f"size {size}: expected three numbers above 0")
-    x, y, z = (n * system.config.pool for n in size)
+    config = system.config
+    changes = {name: value for name, value in wishes.items() if value is not None}
+    for name in changes:
+        if name not in getattr(system, "adjustable", ()):
+            raise UsageError(f"--{name}: a {system.name} model is told none; leave it out")
+    if "label" in changes:
+        changes["label"] = class_name(config.classes, str(changes["label"]))
+    if size is not None:
+        if min(size) < 1:
+            raise UsageError(f"size {size}: expected three numbers above 0")
+        if hasattr(config, "pool"):
+            x, y, z = (n * config.pool for n in size)
+            changes["canvas"] = (x, y, z)
+        else:
+            changes["size"] = size
     try:
-        system.config = replace(system.config, canvas=(x, y, z))
+        system.config = replace(config, **changes)
     except ValueError as error:
-        raise UsageError(f"size {size}: {error}") from None
+        raise UsageError(f"size {size}: {error}" if "canvas" in changes else str(error)) from None
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+
+
+def class_name(classes: Sequence[str], word: str) -> str:
+    """Return the name of a class that is given by name or number.
+
+    Raises:
+        UsageError: There is none; the nearest is named.
+    """
+    if word.isdigit() and int(word) < len(classes):
+        return classes[int(word)]
+    if word not in classes:
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(classes)) or "none"
+        raise UsageError(f"--label {word}: unknown{nearest(word, classes)}; this model knows {known}")
+    return word
+
+
+def bound_decoding(system: System, memory: float | None) -> None:
+    """Let a latent model decode within ``memory`` bytes.
+
+    Raises:
+        UsageError: It has nothing that could.
+    """
+    if memory is None:
+        return
+    autoencoder: Any = getattr(system, "autoencoder", None)
+    if not hasattr(autoencoder, "memory"):
+        raise UsageError("--memory: this model decodes nothing, or only at once; leave it out")
+    autoencoder.memory = int(memory)
 
 
 def names(system: System, index: int, *, several: bool) -> dict[str, str]:

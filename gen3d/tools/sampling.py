@@ -13,7 +13,7 @@ from gen3d.core.checkpoint import weights_sha256
 from gen3d.core.condition import Condition
 from gen3d.core.denoiser import compile_networks, replay
 from gen3d.core.error import UsageError, UserError, nearest
-from gen3d.core.parameterization import Betas, Levels
+from gen3d.core.parameterization import Chain, Levels
 from gen3d.core.precision import NAMES, choose_precision, store_weights, use_precision
 from gen3d.core.randomness import Key, derive, normal_on
 from gen3d.core.system import Example, System
@@ -184,7 +184,7 @@ def noise_grid(name: str, steps: int, levels: Levels) -> Tensor:
 
 def chain(levels: Levels) -> Tensor:
     """Return a DDPM chain's noise levels, ascending, (T,); continuous levels are spread over 1000 steps."""
-    if isinstance(levels, Betas):
+    if isinstance(levels, Chain):
         return levels.table
     return karras(1000, levels.sigma_min, levels.sigma_max)[:-1].flip(0)
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,9 +13,9 @@ import torch
 import yaml
 
 from gen3d.core import distributed
-from gen3d.core.checkpoint import load_component, read_index, weights_sha256
+from gen3d.core.checkpoint import load_component, read_index, read_json, weights_sha256
 from gen3d.core.config import build, read_yaml, to_tree
-from gen3d.core.error import UsageError, UserError
+from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive, seed_of
 from gen3d.core.system import System
 from gen3d.core.training import MODEL, TrainConfig, Trainer
@@ -36,6 +37,7 @@ FINE_TUNING: dict[str, Any] = {
     "patience": 4,
 }
 REJECTED = "rejected"
+AUTOENCODERS, EXAMINED = ("meddiffusion-ae", "kl-ae"), 20
 GENTLER, OF_ADAPTERS = 0.15, 0.5  # shares of a configuration's learning rate at which training goes on from a model
 
 
@@ -49,6 +51,8 @@ class Experiment:
         data: What it is trained on.
         train: How.
         init: A saved model whose weights training starts from.
+        parts: Components that other saved models give, with their shape, as the frozen ``autoencoder`` of a latent
+            model: the component's name and the saved model whose network it is.
         not_for: What the model is not for, for its card.
     """
 
@@ -57,6 +61,7 @@ class Experiment:
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     init: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
     not_for: str = "clinical use of any kind; scans unlike those it was trained on"
 
 
@@ -73,11 +78,19 @@ def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     os.environ.setdefault("GEN3D_DATA", "../shared/data")
     given = [f"data.archive={o.removeprefix('data=')}" if o.startswith("data=") else o for o in overrides]
     experiment = build(Experiment, read_yaml(config, given))
+    shapes = {name: network_config(find_model(model)) for name, model in experiment.parts.items()}
+    experiment = replace(experiment, model={**experiment.model, **shapes})
     build(system_class(experiment.system).Config, experiment.model, "model")
     said = {override.partition("=")[0] for override in given}
     if experiment.data.archive and not any(name.startswith("data.phantoms") for name in said):
         experiment = replace(experiment, data=replace(experiment.data, phantoms=Phantoms()))
     return fine_tuned(experiment, said) if experiment.init and experiment.data.archive else experiment
+
+
+def network_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a saved model's network."""
+    tree = read_json(folder / "network" / "config.json")
+    return {name: value for name, value in tree.items() if name != "_class_name"}
 
 
 def fine_tuned(experiment: Experiment, said: Collection[str]) -> Experiment:
@@ -113,14 +126,16 @@ def run_training(
         kind = system_class(experiment.system)
         with distributed.main_first("cases"):
             cases, weights = gather(data, kind(build(kind.Config, experiment.model, "model")))
-        distributed.join(own)
         if data.archive:
             split = keep_out_of_archive(cases, weights, data.kept_out, data.phantoms.count)
         else:
             split = keep_out(cases, weights, data.kept_out)
         cases, weights, validation = split
         real = cases[: len(cases) - data.phantoms.count] if data.archive else cases
-        system = make_system(experiment, cases, validation)
+        with distributed.main_first("latents"):
+            system = make_system(experiment, cases, validation, own)
+            cases, validation = (system.cached(group, latents(data)) for group in (cases, validation))
+        distributed.join(own)
         card = partial(model_card, run=run)
         trainer = Trainer(
             system,
@@ -141,7 +156,12 @@ def run_training(
         train(trainer)
         say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
         first = distributed.is_main()
-    if experiment.system != "completion" or not first:
+    if not first:
+        return run / MODEL
+    if experiment.system in AUTOENCODERS:
+        table = reconstructed(run / MODEL, (validation or cases)[:EXAMINED], own)
+        (run / MODEL / "README.md").write_text(card(load(run / MODEL), scores=table))
+    if experiment.system != "completion":
         return run / MODEL
     write_usual(run / MODEL, validation or cases, own)
     if data.archive and validation:
@@ -174,20 +194,48 @@ def write_resolved(experiment: Experiment, system: System, run: Path) -> None:
         raise UserError(f"{run}: can't be written ({error.strerror}); choose another -o") from None
 
 
-def make_system(experiment: Experiment, cases: Sequence[Prepared], validation: Sequence[Prepared] = ()) -> System:
+def make_system(
+    experiment: Experiment,
+    cases: Sequence[Prepared],
+    validation: Sequence[Prepared] = (),
+    device: torch.device | str = "cpu",
+) -> System:
     """Build the system, let it measure the training set, and start from ``init`` if there is one."""
     kind = system_class(experiment.system)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(derive(experiment.train.seed, "weights")))
-        system = kind(build(kind.Config, experiment.model, "model")).measure(cases)
+        system = kind(build(kind.Config, experiment.model, "model"))
+        for name, model in experiment.parts.items():
+            if name not in kind.components:
+                raise UsageError(
+                    f"parts.{name}: no component of {kind.name}{nearest(name, kind.components)}; "
+                    f"it has {', '.join(kind.components)}"
+                )
+            load_component(getattr(system, name), find_model(model) / "network")
+        system.to(device)
+        system = system.measure(system.cached(cases, latents(experiment.data)))
     if experiment.init:
-        folder = find_model(experiment.init)
-        for name in kind.components:
-            load_component(getattr(system, name), folder / name)
+        start_from(system, find_model(experiment.init))
     system.provenance = provenance(experiment, system.config.contrasts, cases, validation)
     if experiment.init:
         system.provenance["base"] = base_of(experiment.init)
+    if experiment.parts:
+        system.provenance["parts"] = {name: base_of(model) for name, model in experiment.parts.items()}
     return system
+
+
+def start_from(system: System, folder: Path) -> None:
+    """Take over the weights of a saved model; a ControlNet may stand on one of another system."""
+    if hasattr(system, "stand_on") and read_index(folder)["system"] != system.name:
+        system.stand_on(load(folder))
+        return
+    for name in system.components:
+        load_component(getattr(system, name), folder / name)
+
+
+def latents(data: DataConfig) -> Path:
+    """Return where latents are kept between runs."""
+    return Path(data.cache) / "latents"
 
 
 def provenance(
@@ -233,8 +281,6 @@ def packaged_config(name: str) -> Path:
     """
     from importlib.resources import files
 
-    from gen3d.core.error import nearest
-
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
         return path
@@ -245,6 +291,27 @@ def packaged_config(name: str) -> Path:
             f"configuration '{name}': neither a file nor shipped{nearest(name, names)}; shipped: {', '.join(names)}"
         )
     return folder / f"{name}.yaml"
+
+
+def reconstructed(model: Path, cases: Sequence[Prepared], device: torch.device) -> str:
+    """Say how well a trained autoencoder gives cases back, and what is off with its latents."""
+    from gen3d.latent.diagnostics import examined
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = examined(load(model).to(device), cases)
+    names = {
+        "psnr": "PSNR of whole volumes, dB",
+        "noise": "noise in the latents, share of their variance",
+        "codes": "codes in use, share",
+        "seams": "seam index at patches, 1 is none",
+    }
+    rows = [f"| {names[name]} | {value:.3g} |" for name, value in found.items()]
+    kept = len({case.patient for case in cases})
+    lines = [f"| {len(cases)} scans of {kept} patients | |", "|---|---|", *rows, *(str(w.message) for w in caught)]
+    for line in lines[2:]:
+        say(line)
+    return "\n".join(lines)
 
 
 def judged(comparison: Comparison, init: str | None, run: Path, card: Callable[..., str]) -> Path:

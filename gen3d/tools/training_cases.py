@@ -22,12 +22,14 @@ class Source:
         dataset: Its name in configs/splits.yaml, whose test cases are then left out; without one nobody is.
         weight: Share of the draws, relative to the other sources.
         licence: Of the data, for the model card.
+        contrast: What every scan that lies right in the folder shows, where their names don't say; masks are left out.
     """
 
     path: str
     dataset: str | None = None
     weight: float = 1.0
     licence: str = "not stated"
+    contrast: str | None = None
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,11 @@ def real_cases(source: Source, data: DataConfig) -> list[Study]:
     Raises:
         UserError: There is none.
     """
-    from gen3d.data.studies import find_studies, read_aliases
+    from gen3d.data.studies import find_studies, read_aliases, scans_of
 
-    cases = []
-    for study in find_studies(Path(source.path), read_aliases(Path(data.aliases)) if data.aliases else None):
+    aliases = read_aliases(Path(data.aliases)) if data.aliases else None
+    path, cases = Path(source.path), []
+    for study in scans_of(path, source.contrast) if source.contrast else find_studies(path, aliases):
         kept_out = source.dataset is not None and not data.use_test_cases and is_test(source.dataset, study.name)
         if not kept_out and study.name not in data.hold_out:
             cases.append(study)

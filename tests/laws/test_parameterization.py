@@ -4,7 +4,20 @@ import pytest
 import torch
 
 from gen3d.core.denoiser import Denoiser
-from gen3d.core.parameterization import EDM, SIGMA_MAX, X0, Betas, Epsilon, Flow, FlowTime, LogNormal, Velocity
+from gen3d.core.parameterization import (
+    EDM,
+    SIGMA_MAX,
+    X0,
+    Betas,
+    Chain,
+    Cosine,
+    Epsilon,
+    Flow,
+    FlowTime,
+    LogNormal,
+    Velocity,
+)
+from gen3d.samplers import SAMPLERS, STOCHASTIC, ddpm
 
 SIGMAS = torch.tensor([0.01, 0.3, 1.0, 7.0, 90.0], dtype=torch.float64)
 x0, noise = torch.randn(2, len(SIGMAS), 1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -54,13 +67,13 @@ def test_weight_is_the_loss_on_the_networks_own_output(kind: X0) -> None:
     assert torch.allclose(kind.weight(SIGMAS) * kind.coefficients(SIGMAS).c_out ** 2, torch.ones(5), rtol=1e-5)
 
 
-def test_discrete_time_is_the_integer_at_a_table_value_and_clamps() -> None:
-    betas = Betas()
-    assert torch.equal(betas.embed(betas.table), torch.arange(1000.0))
-    between = betas.embed((betas.table[10] * betas.table[11]).sqrt()[None])
+@pytest.mark.parametrize("chain", [Betas(), Cosine()], ids=lambda chain: type(chain).__name__)
+def test_discrete_time_is_the_integer_at_a_table_value_and_clamps(chain: Chain) -> None:
+    assert torch.equal(chain.embed(chain.table), torch.arange(1000.0))
+    between = chain.embed((chain.table[10] * chain.table[11]).sqrt()[None])
     assert between.item() == pytest.approx(10.5, abs=1e-4)
     outside = torch.tensor([1e-9, 1e9], dtype=torch.float64)
-    assert betas.embed(outside).tolist() == [0.0, 999.0]
+    assert chain.embed(outside).tolist() == [0.0, 999.0]
 
 
 def test_betas_are_the_recorded_ones(reference_folder: object) -> None:
@@ -69,6 +82,46 @@ def test_betas_are_the_recorded_ones(reference_folder: object) -> None:
     recorded = np.load(f"{reference_folder}/wdm/schedule.npz")
     alpha_bar = np.cumprod(1 - recorded[recorded.files[0]].astype(np.float64))
     assert torch.allclose(Betas().table, torch.from_numpy(((1 - alpha_bar) / alpha_bar) ** 0.5), rtol=1e-6)
+
+
+def test_cosine_betas_are_the_recorded_ones(reference_folder: object) -> None:
+    import numpy as np
+
+    recorded = np.load(f"{reference_folder}/meddiffusion/biflownet.npz")["cosine_betas_1000"]
+    np.testing.assert_allclose(Cosine(largest=0.9999).betas().numpy(), recorded, rtol=0, atol=1e-15)
+
+
+def test_cosine_chain_follows_its_equation_up_to_its_last_beta() -> None:
+    """Equation 17 of Nichol & Dhariwal: alpha_bar is f(t + 1) / f(0) before the clipping, which the last beta alone
+    meets."""
+    chain = Cosine()
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    alpha_bar = (((t + 0.008) / 1.008 * torch.pi / 2).cos() / torch.tensor(0.008 / 1.008 * torch.pi / 2).cos()).square()
+    assert torch.allclose((1 / (1 + chain.table**2))[:-1], alpha_bar[:-1], rtol=1e-6)
+    assert chain.betas()[-1] == 0.999 > chain.betas()[-2]
+    assert chain.sigma_max == pytest.approx(20_291.17, abs=0.01)
+    assert Cosine(largest=0.9999).sigma_max == pytest.approx(64_166.31, abs=0.01)
+    assert bool((chain.table.diff() > 0).all())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_walks_the_cosine_chain_down_to_the_data(name: str) -> None:
+    """The exact answer for data N(2, 0.1^2) is known; from sigma 64 166 the float32 walk must end at such data."""
+    chain = Cosine(steps=1000, largest=0.9999)
+
+    def exact(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        share = 0.01 / (0.01 + sigma.double() ** 2)
+        return (2 + share * (x.double() - 2)).float()
+
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(x: torch.Tensor) -> torch.Tensor:
+        return torch.randn(x.shape, generator=generator)
+
+    x = chain.sigma_max * drawn(torch.empty(1, 1, 16, 16, 16)) + 2
+    walked = SAMPLERS[name](exact, x, ddpm(250, chain.table), **({"noise": drawn} if name in STOCHASTIC else {}))
+    assert walked.mean().item() == pytest.approx(2, abs=0.01)
+    assert walked.std().item() == pytest.approx(0.1, abs=0.015)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise() -> None:
