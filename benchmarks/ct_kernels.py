@@ -148,8 +148,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 HEAD = """Mean absolute error and Lin's concordance of 39 radiomic features (first order and co-occurrence, 25 HU bins).
 Simulated pairs stand for kernels that nobody knows exactly; the real slice is one slice of one patient, seen by no
-training, fit or choice. ct-kernel is the filter alone, chosen on the simulated pairs kept out; kernel-flow the same
-with its flow; diffusionct the method of the paper, 700 steps. Written by `python -m benchmarks.ct_kernels`.
+training, fit or choice. ct-kernel is the filter alone, chosen on the simulated pairs kept out; where told the source it
+is the ratio of MTFs; diffusionct the method of the paper, 700 steps. Written by `python -m benchmarks.ct_kernels`.
 """
 
 

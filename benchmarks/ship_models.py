@@ -1,7 +1,7 @@
 """Turn finished runs into the models that ship: fp16 weights, a card with scores, the voxel-wise baseline.
 
-Usage: python benchmarks/ship_models.py brain-completion|hippocampus-wdm RUN
-       python benchmarks/ship_models.py brain-completion|hippocampus-wdm --envelope   (measured anew, the rest stays)
+Usage: python benchmarks/ship_models.py NAME RUN
+       python benchmarks/ship_models.py NAME --envelope   (measured anew, the rest stays)
 
 ``brain-completion`` takes its scores from benchmarks/results/completion_folds_*.json: throw-away models of the same
 configuration, each tested on the patient that it had not seen. ``baseline.json`` gets the coefficients of the
@@ -28,6 +28,13 @@ from gen3d.tools.training_cases import real_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SHIPPED = {  # configuration, and the results file that goes onto the card
+    "brain-completion": ("completion_brain_small", ""),
+    "hippocampus-wdm": ("wdm_hippocampus", "hippocampus_wdm.md"),
+    "hippocampus-latent": ("hippocampus_latent", "hippocampus_latent.md"),
+    "ct-kernel": ("ct_kernel", "ct_kernels.md"),
+    "ct-recon": ("ct_recon", "reconstruction.md"),
+}
 BASELINES = {"quadratic": "voxel-wise quadratic regression", "copy": "best copy of a given contrast"}
 
 
@@ -81,13 +88,14 @@ def recorded() -> dict[str, dict[str, dict[str, float]]]:
 def main() -> None:
     """Write gen3d/pretrained/NAME."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("brain-completion", "hippocampus-wdm"))
+    parser.add_argument("name", choices=SHIPPED)
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--envelope", action="store_true")
     options = parser.parse_args()
     folder = ROOT / "gen3d" / "pretrained" / options.name
     brain = options.name == "brain-completion"
-    config = ROOT / "configs" / ("completion_brain_small.yaml" if brain else "wdm_hippocampus.yaml")
+    name, table = SHIPPED[options.name]
+    config = ROOT / "configs" / f"{name}.yaml"
     system = gen3d.load(folder if options.envelope else options.run / "model")
     if options.envelope:
         data = read_experiment(config).data
@@ -98,7 +106,7 @@ def main() -> None:
         system.provenance["envelope"] = envelope(cases, system.config.contrasts)
         if brain:
             system.provenance["usual_psnr"] = usual_psnr(system, cases)
-    scores = fold_scores() if brain else (RESULTS / "hippocampus_wdm.md").read_text()
+    scores = fold_scores() if brain else (RESULTS / table).read_text()
     card = model_card(system, Path(options.name), scores)
     save_model(system, folder, dtype=torch.float16, card=card)
     if brain:

@@ -8,7 +8,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from gen3d.latent.kernel_pairs import USUAL_MM
-from gen3d.latent.kernels import PER_CM, Kernel, filtered, frequencies, mirrored
+from gen3d.latent.kernels import KERNELS, PER_CM, Kernel, filtered, frequencies, mirrored
 
 TILE, BINS, KNOTS = 64, 16, 14
 CORNER = 0.5 * 2**0.5  # highest frequency of a square grid, in cycles per pixel
@@ -22,10 +22,10 @@ class GainFilter(nn.Module):
     r"""Multiply an image's in-plane spectrum by a gain that follows from its own spectrum: (B, 1, X, Y, Z) both.
 
     $g(f) = \frac{M_B M_A (1 + \lambda)}{M_A^2 + \lambda} e^{h(f)}$ with the target's MTF $M_B$ and a source's $M_A$ of
-    the family of ``kernels.Kernel``. Its sharpness and enhancement, and h, linear between 14 knots from 0, where it is
-    0 so that means stay, to the corner of the spectrum, come from two hidden layers. These are given the mean log power
-    in 16 rings of frequency over tiles of 64 pixels (the noise of back-projection shows its kernel there), spacing and
-    source kernel as far as known, and the target. Where the source is known its name's sharpness is where they start.
+    the family of ``kernels.Kernel``. Where the source kernel is named, $M_A$ is its and h is 0. Where it is not, the
+    sharpness and enhancement of $M_A$, and h, linear between 14 knots from 0, where it is 0 so that means stay, to the
+    corner of the spectrum, come from two hidden layers, which are given the mean log power in 16 rings of frequency
+    over tiles of 64 pixels (the noise of back-projection shows its kernel there), the spacing and the target.
 
     Args:
         targets: Target kernels.
@@ -65,9 +65,10 @@ class GainFilter(nn.Module):
     def settings(self, image: Tensor, vector: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln(mtf50 / 3.5) of the source (B,), its enhancement (B,) and the knots of h (B, 15)."""
         told = torch.cat([self.spectrum(image) / 5, vector, nnf.one_hot(label, len(self.targets)).float()], 1)
-        found = self.guess(told)
-        sharpness = torch.where(vector[:, 2] > 0, vector[:, 1], UNTOLD) + found[:, 0]
-        return sharpness.clamp(-1.0, 1.5), found[:, 1].tanh() / 2, nnf.pad(found[:, 2:], (1, 0))
+        named, found = vector[:, 2] > 0, self.guess(told)
+        sharpness = torch.where(named, vector[:, 1], UNTOLD + found[:, 0]).clamp(-1.0, 1.5)
+        boost = torch.where(named, named_boost(vector[:, 1]), found[:, 1].tanh() / 2)
+        return sharpness, boost, nnf.pad(torch.where(named[:, None], 0.0, found[:, 2:]), (1, 0))
 
     def spectrum(self, image: Tensor) -> Tensor:
         """Return the mean log power in rings of frequency over the tiles that are not air, (B, 16)."""
@@ -85,6 +86,13 @@ class GainFilter(nn.Module):
         solid = (mean[..., 0] > AIR).float()
         solid = torch.where(solid.sum(1, keepdim=True) > 0, solid, 1.0)
         return (rings * solid).sum(1) / solid.sum(1)
+
+
+def named_boost(sharpness: Tensor) -> Tensor:
+    """Return the edge enhancement of the kernel with the nearest ln(mtf50 / 3.5), (B,) -> (B,)."""
+    known = [(math.log(kernel.mtf50 / 3.5), kernel.boost) for kernel in KERNELS.values()]
+    places, boosts = torch.tensor(known, device=sharpness.device).T
+    return boosts[(sharpness[:, None] - places).abs().argmin(1)]
 
 
 def curve(f: Tensor, mtf50: Tensor, boost: Tensor) -> Tensor:

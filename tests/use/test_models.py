@@ -17,8 +17,8 @@ from gen3d.systems import shipped
 from gen3d.tools.generate import generate
 from gen3d.tools.synthesize import synthesize
 
-LIMITS_MB = {"brain-completion": 6.0, "hippocampus-wdm": 2.0}
-DATASETS = {"brain-completion": ("brats", "ms"), "hippocampus-wdm": ("hippocampus",)}
+LIMITS_MB = {"brain-completion": 6.0, "ct-kernel": 2.0, "hippocampus-wdm": 2.0}
+DATASETS = {"brain-completion": ("brats", "ms"), "ct-kernel": ("ct",), "hippocampus-wdm": ("hippocampus",)}
 
 
 def megabytes(folder: Path) -> float:
@@ -32,7 +32,8 @@ def test_a_shipped_model_is_small_and_says_what_it_is(name: str) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     facts, card = index["provenance"], (folder / "README.md").read_text()
     assert f"{facts['patients']} patients" in card
-    for words in ("synthetic", "never for diagnosis", "train on your own data", "## Not for", "## Scores", "CC BY"):
+    licences = [f"{source['name']}: {source['licence']}" for source in facts["sources"]]
+    for words in ("synthetic", "never for diagnosis", "train on your own data", "## Not for", "## Scores", *licences):
         assert words in card
     assert "None measured" not in card
     assert len(facts["names"]) == facts["cases"] >= facts["patients"] > 0
