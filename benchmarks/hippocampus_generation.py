@@ -1,10 +1,10 @@
 """How close are a model's hippocampi to real ones, and are they copies? Real against real stands beside every figure.
 
-Usage: python benchmarks/hippocampus_generation.py MODEL [--count N]
+Usage: python benchmarks/hippocampus_generation.py MODEL [--count N] [--name wdm]
 
 Draws as many volumes as there are test cases, as ``gen3d generate`` does by default, and compares them with the test
-cases by ``gen3d evaluate generation``; copies are looked for in the training cases. Writes results/hippocampus_wdm.json
-and .md.
+cases by ``gen3d evaluate generation``; copies are looked for in the training cases. Writes
+results/hippocampus_NAME.json and .md.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--count", type=int, help="volumes to draw [as many as test cases]")
+    parser.add_argument("--name", default="wdm", help="of the files that are written [wdm]")
     options = parser.parse_args()
     data = Path(os.environ.get("GEN3D_DATA", ROOT.parent / "shared" / "data"))
     with tempfile.TemporaryDirectory() as temporary:
@@ -54,8 +55,8 @@ def main() -> None:
     tree.pop("reference")
     table = report.tables[0]
     words = [markdown(table), "", *(f"- {line}" for line in (*table.notes, *report.warnings))]
-    (RESULTS / "hippocampus_wdm.json").write_text(json.dumps(tree, indent=1) + "\n")
-    (RESULTS / "hippocampus_wdm.md").write_text("\n".join(words) + "\n")
+    (RESULTS / f"hippocampus_{options.name}.json").write_text(json.dumps(tree, indent=1) + "\n")
+    (RESULTS / f"hippocampus_{options.name}.md").write_text("\n".join(words) + "\n")
     print("\n".join(words))
 
 

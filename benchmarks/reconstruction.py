@@ -5,7 +5,6 @@ Usage: python -m benchmarks.reconstruction train TASK RUN        by configs/ct_r
        python -m benchmarks.reconstruction score TASK FOLDER     a saved model, or a run, on the test scans of
                                      [--slices N]                configs/splits.yaml; N middle slices instead of all
        python -m benchmarks.reconstruction table                 benchmarks/results/reconstruction.md
-       python -m benchmarks.reconstruction ship TASK RUN         gen3d/pretrained/ct-recon or mri-recon
 TASK is sparse-ct or mri.
 
 All measurements are simulated from magnitude images with white noise of 0.5 %; each volume is all there is. Every row
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen3d.core.checkpoint import load_state, save_model
+from gen3d.core.checkpoint import load_state
 from gen3d.core.config import build
 from gen3d.core.randomness import derive
 from gen3d.core.training import Trainer
@@ -37,7 +36,7 @@ from gen3d.data.total_variation import smooth_start, total_variation, tuned_weig
 from gen3d.metrics.ssim import ssim_map
 from gen3d.systems import load, system_class
 from gen3d.tools.card import model_card
-from gen3d.tools.reconstruct import MODELS, ROUGH
+from gen3d.tools.reconstruct import ROUGH
 from gen3d.tools.reconstruction_report import CT_RANGE
 from gen3d.tools.train import make_system, read_experiment
 from gen3d.tools.training_cases import real_cases
@@ -224,16 +223,6 @@ def table() -> None:
     (RESULTS / "reconstruction.md").write_text("\n".join(lines))
 
 
-def ship(task: Task, run: Path) -> None:
-    """Write gen3d/pretrained/ct-recon or mri-recon from a finished run, fp16, with the scores on its card."""
-    folder = ROOT / "gen3d" / "pretrained" / MODELS[task]
-    system = load(run / "model")
-    scores = (RESULTS / "reconstruction.md").read_text()
-    save_model(system, folder, dtype=torch.float16, card=model_card(system, folder, scores))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.2f} MB")
-
-
 def save(name: str, tree: dict[str, Any]) -> None:
     """Write results."""
     (RESULTS / name).write_text(json.dumps(tree, indent=1) + "\n")
@@ -242,7 +231,7 @@ def save(name: str, tree: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "tune", "score", "table", "ship"])
+    parser.add_argument("what", choices=["train", "tune", "score", "table"])
     parser.add_argument("task", nargs="?", choices=["sparse-ct", "mri"])
     parser.add_argument("model", nargs="?")
     parser.add_argument("--slices", type=int, default=0)
@@ -251,8 +240,6 @@ def main() -> None:
         tune(arguments.task)
     elif arguments.what == "train":
         train(arguments.task, Path(arguments.model))
-    elif arguments.what == "ship":
-        ship(arguments.task, Path(arguments.model))
     elif arguments.what == "score":
         compare(arguments.task, arguments.model, arguments.slices)
     else:

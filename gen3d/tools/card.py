@@ -33,6 +33,7 @@ def model_card(system: System, run: Path | None = None, scores: str = "") -> str
         f"and {facts.get('phantoms', 0)} simulated brains; "
         f"{len(facts.get('validation', []))} patients were kept out for validation.",
         *base_words(facts.get("base", {})),
+        *part_words(facts.get("parts", {})),
         "A demonstration: train on your own data before you rely on anything.",
         "",
         *[f"- {licence}" for licence in licences],
@@ -68,4 +69,14 @@ def base_words(base: dict[str, Any]) -> list[str]:
     return [
         f"Training started from `{base['name']}` (weights {base['weights_sha256'][:12]}), which had seen "
         f"{base.get('patients', 'an unstated number of')} patients and {base.get('phantoms', 0)} simulated brains."
+    ]
+
+
+def part_words(parts: dict[str, Any]) -> list[str]:
+    """Say where frozen parts come from."""
+    return [
+        f"Its {part} is that of `{origin['name']}` (weights {origin['weights_sha256'][:12]}, "
+        f"{origin.get('cpu_minutes', 'an unstated number of')} CPU minutes), which had seen "
+        f"{origin.get('patients', 'an unstated number of')} patients."
+        for part, origin in parts.items()
     ]

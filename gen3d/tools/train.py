@@ -342,8 +342,10 @@ def base_of(init: str) -> dict[str, Any]:
     folder = find_model(init)
     facts = read_index(folder).get("provenance", {})
     told = ("patients", "cases", "phantoms", "sources", "licence", "base")
+    spent = {key: value for key, value in facts.get("training", {}).items() if key in ("steps", "cpu_minutes")}
     return {
         "name": model_title(str(init), folder),
         "weights_sha256": weights_sha256(folder),
         **{key: facts[key] for key in told if key in facts},
+        **spent,
     }
