@@ -226,8 +226,9 @@ def make_system(
 
 def start_from(system: System, folder: Path) -> None:
     """Take over the weights of a saved model; a ControlNet may stand on one of another system."""
-    if hasattr(system, "stand_on") and read_index(folder)["system"] != system.name:
-        system.stand_on(load(folder))
+    stand_on: Callable[[System], System] | None = getattr(system, "stand_on", None)
+    if stand_on and read_index(folder)["system"] != system.name:
+        stand_on(load(folder))
         return
     for name in system.components:
         load_component(getattr(system, name), folder / name)
