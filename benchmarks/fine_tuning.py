@@ -5,11 +5,12 @@ Usage: python -m benchmarks.fine_tuning [bases|rotations|curve|table ...] [--run
 ``bases``: two base models on the budget of configs/completion_brain_small.yaml: simulated brains and multiple
 sclerosis, simulated brains and tumours. ``rotations``: for each patient, the base of the other kind is fine-tuned on
 all others of the patient's kind, as ``gen3d train completion_brain_small data=ARCHIVE init=BASE`` does (one of several
-is held out to stop; with a single one nothing is, and the steps are fixed), in rows: all weights; adapters of rank 4;
-all weights with simulated brains kept among the training cases and twice the steps; the same for a network that is
-trained by squared error alone (``model.mean_share=1``); lesions weighted; and in each the voxel-wise regression on the
-same patients. ``curve``: fine-tuned on one, two and three tumour patients, nothing held out, fixed steps. ``table``
-writes benchmarks/results/fine_tuning.md. Scores are of the left-out patient, each contrast from the other three.
+is held out to stop; with a single one nothing is, and the steps are fixed), in rows: all weights; three times the
+steps at three times the learning rate; adapters of rank 4; all weights with simulated brains kept among the training
+cases and twice the steps; the same for a network that is trained by squared error alone (``model.mean_share=1``);
+lesions weighted; and in each the voxel-wise regression on the same patients. ``curve``: fine-tuned on one, two and
+three tumour patients, nothing held out, fixed steps. ``table`` writes benchmarks/results/fine_tuning.md. Scores are of
+the left-out patient, each contrast from the other three.
 
 Writes benchmarks/results/fine_tuning.json, run by run; runs that are there already are kept.
 """
@@ -41,6 +42,7 @@ KINDS = {"brats": "ms", "ms": "brats"}  # kind of the patients to the kind that 
 SIMULATED = ["data.phantoms.count=12", "data.phantoms.weight=0.3", "train.steps=400"]
 ROWS = {
     "all weights": [],
+    "all weights, 600 steps at 1e-3": ["train.steps=600", "train.lr=1e-3"],
     "adapters": ["train.adapter=4"],
     "all weights, simulated brains kept": SIMULATED,
     "squared error alone, simulated brains kept": [
@@ -121,7 +123,9 @@ def rotations(runs: Path, kinds: Sequence[str], rows: Sequence[str]) -> None:
         for row in rows:
             for patient in patients:
                 others = [p for p in patients if p != patient]
-                more = [*ROWS[row], *((BLIND if row.endswith("kept") else FIXED) if len(others) == 1 else [])]
+                more = list(ROWS[row])
+                if len(others) == 1:
+                    more += BLIND if any(option.startswith("train.steps") for option in more) else FIXED
                 run = runs / row.replace(" ", "_") / patient
 
                 def make(others=others, more=more, run=run, kind=kind, patient=patient) -> dict[str, Any]:  # type: ignore[no-untyped-def]
