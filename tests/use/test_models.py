@@ -17,8 +17,20 @@ from gen3d.systems import shipped
 from gen3d.tools.generate import generate
 from gen3d.tools.synthesize import synthesize
 
-LIMITS_MB = {"brain-completion": 6.0, "ct-kernel": 2.0, "hippocampus-wdm": 2.0}
-DATASETS = {"brain-completion": ("brats", "ms"), "ct-kernel": ("ct",), "hippocampus-wdm": ("hippocampus",)}
+LIMITS_MB = {
+    "brain-completion": 6.0,
+    "ct-kernel": 2.0,
+    "ct-recon": 2.0,
+    "hippocampus-latent": 2.2,
+    "hippocampus-wdm": 2.0,
+}
+DATASETS = {
+    "brain-completion": ("brats", "ms"),
+    "ct-kernel": ("ct",),
+    "ct-recon": ("ct",),
+    "hippocampus-latent": ("hippocampus",),
+    "hippocampus-wdm": ("hippocampus",),
+}
 
 
 def megabytes(folder: Path) -> float:
