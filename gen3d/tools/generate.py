@@ -108,8 +108,8 @@ def asked(system: System, *, size: Triple | None = None, **wishes: Any) -> dict[
     """
     if not hasattr(system, "blank"):
         raise UserError(
-            f"this {system.name} model makes no new scans by itself: use another --model, or, where "
-            "contrasts are missing, gen3d synthesize"
+            f"this {system.name} model makes no new scans by itself: use another --model; where contrasts are missing, "
+            "use gen3d synthesize"
         )
     config = system.config
     changes = {name: value for name, value in wishes.items() if value is not None}
