@@ -23,6 +23,7 @@ LIMITS_MB = {
     "ct-recon": 2.0,
     "hippocampus-latent": 2.2,
     "hippocampus-wdm": 2.0,
+    "mri-recon": 2.0,
 }
 DATASETS = {
     "brain-completion": ("brats", "ms"),
@@ -30,6 +31,7 @@ DATASETS = {
     "ct-recon": ("ct",),
     "hippocampus-latent": ("hippocampus",),
     "hippocampus-wdm": ("hippocampus",),
+    "mri-recon": ("brats", "ms"),
 }
 
 
