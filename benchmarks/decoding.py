@@ -22,7 +22,8 @@ from torch import Tensor
 from gen3d.core.precision import choose_precision, use_precision
 from gen3d.latent.decoding import decode_bounded
 from gen3d.latent.diagnostics import seam_index
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.halves import PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, PICTURE = ROOT / "benchmarks" / "results" / "decoding.json", ROOT / "docs" / "decoding.png"

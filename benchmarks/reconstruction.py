@@ -1,9 +1,8 @@
 """Sparse-view CT and accelerated MRI on kept-out scans: ours beside filtered back-projection, zero-filling and TV.
 
-Usage: python -m benchmarks.reconstruction train TASK RUN        by configs/ct_recon.yaml or mri_recon.yaml; resumes
-       python -m benchmarks.reconstruction tune TASK             total variation's weight, on training scans
-       python -m benchmarks.reconstruction score TASK FOLDER     a saved model, or a run, on the test scans of
-                                     [--slices N]                configs/splits.yaml; N middle slices instead of all
+Usage: python -m benchmarks.reconstruction tune TASK             total variation's weight, on training scans
+       python -m benchmarks.reconstruction score TASK MODEL      a saved model on the test scans of configs/splits.yaml;
+                                     [--slices N]                N middle slices instead of all
        python -m benchmarks.reconstruction table                 benchmarks/results/reconstruction.md
 TASK is sparse-ct or mri.
 
@@ -15,7 +14,6 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,22 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen3d.core.checkpoint import load_state
-from gen3d.core.config import build
 from gen3d.core.randomness import derive
-from gen3d.core.training import Trainer
 from gen3d.core.volume import Case, Prepared, Volume
 from gen3d.data.measurement import Acquisition, Acquisitions, Measurement, Task, measure
 from gen3d.data.nifti import read
-from gen3d.data.studies import read_study
 from gen3d.data.total_variation import smooth_start, total_variation, tuned_weight
 from gen3d.metrics.ssim import ssim_map
-from gen3d.systems import load, system_class
-from gen3d.tools.card import model_card
+from gen3d.systems import find_model, load
 from gen3d.tools.reconstruct import ROUGH
 from gen3d.tools.reconstruction_report import CT_RANGE
-from gen3d.tools.train import make_system, read_experiment
-from gen3d.tools.training_cases import real_cases
 from gen3d.wavelet.reconstruction import Reconstruction, ReconstructionConfig
 
 DATA = Path(os.environ.get("GEN3D_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -97,46 +88,6 @@ def measured(task: Task, names: list[str], slices: int) -> Iterator[tuple[str, P
             yield name, case, voxels, measure(voxels, acquisition, key, (case.spacing[0], case.spacing[1]))
 
 
-def train(task: Task, run: Path) -> None:
-    """Train what the configuration says on one thread, resuming; saves RUN/model."""
-    torch.set_num_threads(1)
-    experiment = read_experiment(CONFIGS[task])
-    bare_system = system_class(experiment.system)(build(ReconstructionConfig, experiment.model, "model"))
-    data = experiment.data
-    groups = [
-        [read_study(study) for study in real_cases(source, data)]
-        if task == "mri"
-        else [Case(Path(name).name.partition(".")[0], {"ct": read(DATA / name)}) for name in TRAINING[task]]
-        for source in data.sources
-    ]
-    cases = [bare_system.prepare(case) for group in groups for case in group]
-    weights = [s.weight / len(group) for s, group in zip(data.sources, groups, strict=True) for _ in group]
-    system = make_system(experiment, cases)
-    card = partial(model_card, run=run)
-    trainer = Trainer(system, cases, experiment.train, run, device=torch.device("cpu"), weights=weights, card=card)
-    for report in trainer.train():
-        print(report, flush=True)
-
-
-def trained(task: Task, folder: Path) -> Reconstruction:
-    """Open a saved model, or the averages of a run that has not ended."""
-    if (folder / "model" / "model_index.json").is_file():
-        folder = folder / "model"
-    if not (folder / "checkpoint.pt").is_file() or (folder / "model_index.json").is_file():
-        system = load(folder)
-        assert isinstance(system, Reconstruction)
-        return system
-    state = load_state(folder / "checkpoint.pt")
-    system = Reconstruction(build(ReconstructionConfig, read_experiment(CONFIGS[task]).model, "model"))
-    averages = state["objectives"]["reconstruction"]["averages"]
-    with torch.no_grad():
-        for parameter, value in zip(system.network.parameters(), averages, strict=True):
-            parameter.copy_(value)
-    minutes = round(state["cpu_seconds"] / 60, 1)
-    system.provenance["training"] = {"cpu_minutes": minutes, "steps": state["step"], "unfinished": True}
-    return system.eval()
-
-
 def score(image: Tensor, voxels: Tensor, task: Task) -> dict[str, float]:
     """Return PSNR, SSIM, and PSNR where the given image isn't 0; range 2000 HU or the image's 99.9 percentile."""
     span = CT_RANGE / 500 if task == "sparse-ct" else float(np.percentile(voxels.numpy(), 99.9))
@@ -170,7 +121,7 @@ def tune(task: Task) -> None:
 @torch.inference_mode()
 def compare(task: Task, model: str, slices: int) -> None:
     """Score every method on the test scans."""
-    system = trained(task, Path(model))
+    system: Any = load(find_model(model))
     rows: list[dict[str, Any]] = []
     for name, case, voxels, measurement in measured(task, TEST[task], slices):
         images = {ROUGH[task]: measurement.operator.pseudo_inverse(measurement.measured)}
@@ -185,7 +136,7 @@ def compare(task: Task, model: str, slices: int) -> None:
         rows.append({"scan": name, **measurement.acquisition.facts(), "scores": scores})
         print(name, measurement.acquisition.words(), {m: round(s["psnr_db"], 2) for m, s in scores.items()}, flush=True)
         training = system.provenance.get("training", {})
-        about = {name: training.get(name) for name in ("steps", "cpu_minutes", "unfinished")}
+        about = {name: training.get(name) for name in ("steps", "cpu_minutes")}
         about |= {"slices": slices or "all", "tv_iterations": ITERATIONS}
         save(f"reconstruction_{task}.json", {**about, "threads": 1, "rows": rows})
 
@@ -203,7 +154,7 @@ def table() -> None:
             f"## {task}",
             "",
             f"{slices} of each test scan; ours trained for {tree['cpu_minutes']} CPU minutes "
-            f"({tree['steps']} steps{' of an unfinished run' if tree['unfinished'] else ''}) on one thread, on the "
+            f"({tree['steps']} steps) on one thread, on the "
             "training scans alone.",
             "",
             "| setting | scans | method | PSNR, dB | SSIM | PSNR where the scan isn't 0, dB |",
@@ -231,15 +182,13 @@ def save(name: str, tree: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["train", "tune", "score", "table"])
+    parser.add_argument("what", choices=["tune", "score", "table"])
     parser.add_argument("task", nargs="?", choices=["sparse-ct", "mri"])
     parser.add_argument("model", nargs="?")
     parser.add_argument("--slices", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.what == "tune":
         tune(arguments.task)
-    elif arguments.what == "train":
-        train(arguments.task, Path(arguments.model))
     elif arguments.what == "score":
         compare(arguments.task, arguments.model, arguments.slices)
     else:

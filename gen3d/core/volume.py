@@ -281,3 +281,14 @@ class Prepared:
     spacing: tuple[float, float, float]
     scales: tuple[Scale | None, ...]
     placement: Placement | None = None
+
+
+def centred_affine(axes: str, size: Triple, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Return the affine (4, 4) of a volume with these axis codes, the world's origin in its middle."""
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for axis, code in enumerate(axes):
+        row, sign = ("RAS".index(code), 1) if code in "RAS" else ("LPI".index(code), -1)
+        affine[row, axis] = sign * spacing[axis]
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(size) - 1) / 2)
+    return affine

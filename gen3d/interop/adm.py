@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gen3d.core.checkpoint import load_state, read_json
 from gen3d.core.error import UserError, nearest
+from gen3d.interop.weights import nothing_left, taken
 from gen3d.nn.unet import UNet, UNetConfig
 from gen3d.nn.wavelet_unet import WaveletUNet
 
@@ -143,20 +144,13 @@ def translate(
     """
     prefixes = dict((wavelet_unet_names if official.wavelet else unet_names)(official.network))
     rest, translated = dict(weights), {}
-    advice = "is this the checkpoint's configuration? (--config)"
     for own, expected in network.state_dict().items():
         name = official_name(own, prefixes)
-        tensor = rest.pop(name, None)
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"{where}: no tensor '{name}'; {advice}")
-        if tensor.shape != expected.shape:
-            found, wanted = tuple(tensor.shape), tuple(expected.shape)
-            raise UserError(f"{where}: '{name}' has the shape {found}, expected {wanted}; {advice}")
+        tensor = taken(rest, name, expected, where)
         translated[own] = _channel_major(tensor) if own.startswith("pyramid.") else tensor
     if official.wavelet:
         rest = {name: tensor for name, tensor in rest.items() if not _repeated(name, official.network)}
-    if rest:
-        raise UserError(f"{where}: '{next(iter(rest))}' has no place in this network; {advice}")
+    nothing_left(rest, where)
     return {own: tensor.float() for own, tensor in translated.items()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gen3d.core.checkpoint import read_json
 from gen3d.core.error import UserError, nearest
-from gen3d.interop.patch_volume import ADVICE
+from gen3d.interop.weights import ADVICE, nothing_left
 from gen3d.latent.biflownet import BiFlowNet, BiFlowNetConfig
 
 RELEASE: dict[str, Any] = {
@@ -154,8 +154,7 @@ def load_weights(network: BiFlowNet, weights: Mapping[str, Tensor], where: str =
             found, wanted = tuple(tensor.shape), tuple(expected.shape)
             raise UserError(f"{where}: '{name}' has the shape {found}, expected {wanted}; {ADVICE}")
         translated[own] = tensor.float().reshape(expected.shape)
-    if rest:
-        raise UserError(f"{where}: '{next(iter(rest.values()))[0]}' has no place in this network; {ADVICE}")
+    nothing_left((name for name, _ in rest.values()), where)
     network.load_state_dict(translated)
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from gen3d.core.checkpoint import read_json
 from gen3d.core.error import UserError, nearest
 from gen3d.interop.unpickle import plain, read_foreign
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.interop.weights import nothing_left, taken
+from gen3d.latent.halves import PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 
 Names = Iterator[tuple[str, str]]
 
@@ -32,7 +34,6 @@ IRRELEVANT = (
 )  # fmt: skip
 BLOCK = ("norm1", "conv1", "norm2", "conv2")
 TRAINED_WITH = ("perceptual_loss.", "volume_discriminator.", "image_discriminator.")
-ADVICE = "is this the checkpoint's configuration? (--config)"
 
 
 def read_autoencoder(checkpoint: Path, config: Path | None = None) -> PatchVolume:
@@ -109,16 +110,10 @@ def translate(weights: Mapping[str, Any], network: PatchVolume, where: str = "ch
             continue
         prefix, _, kind = own.rpartition(".")
         name = f"{names[prefix]}.{kind}" if prefix in names else names[own]
-        tensor = rest.pop(name, None)
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"{where}: no tensor '{name}'; {ADVICE}")
-        if tensor.shape != expected.shape:
-            found, wanted = tuple(tensor.shape), tuple(expected.shape)
-            raise UserError(f"{where}: '{name}' has the shape {found}, expected {wanted}; {ADVICE}")
+        tensor = taken(rest, name, expected, where)
         layout = torch.channels_last_3d if tensor.ndim == 5 else torch.contiguous_format
         translated[own] = tensor.float().contiguous(memory_format=layout)
-    if rest:
-        raise UserError(f"{where}: '{next(iter(rest))}' has no place in this network; {ADVICE}")
+    nothing_left(rest, where)
     return translated
 
 

@@ -16,8 +16,9 @@ from gen3d.core.system import Objective
 from gen3d.latent.adversarial import Autoencoder, AutoencoderConfig
 from gen3d.latent.diagnostics import FEW_CODES, seam_index, use_of_codes
 from gen3d.latent.discriminator import DiscriminatorConfig
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.kl import KL, KLConfig
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 
 LOOK = 1000  # steps between looks at how many codes are in use
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from gen3d.core.config import build
 from gen3d.core.error import UsageError, UserError, nearest
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.kl import KL, KLConfig
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 
 
 @dataclass(frozen=True)

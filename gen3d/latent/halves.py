@@ -1,8 +1,9 @@
 """The two halves of the Patch-Volume autoencoder, each a whole network for which precision is entered once."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -14,14 +15,49 @@ from gen3d.nn.conv import Conv, slow_on_cpu
 from gen3d.nn.norm import GroupNormSiLU, known_channels_last
 from gen3d.nn.recompute import recomputed
 
-if TYPE_CHECKING:
-    from gen3d.latent.patch_volume import PatchVolumeConfig
+
+@dataclass(frozen=True)
+class PatchVolumeConfig:
+    """Shape of a Patch-Volume autoencoder; the defaults are the official 8x release, ``stride=4`` is the 4x one.
+
+    Level i of log2(stride) + 1 has ``width * 2**i`` channels at 1 / 2**i of the size, the coarsest as many as the one
+    before. ``patch``: voxels along each axis of what is encoded by itself. ``groups``: at most this many in a norm.
+    ``codes``, ``decay``, ``restart``, ``commitment``: see ``Codebook``.
+    """
+
+    kind: Literal["patch_volume"] = "patch_volume"
+    image_channels: int = 1
+    width: int = 48
+    stride: int = 8
+    latent_channels: int = 8
+    codes: int = 8192
+    patch: int = 64
+    groups: int = 24
+    heads: int = 4
+    head_width: int = 32
+    decay: float = 0.99
+    restart: float = 1.0
+    commitment: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.stride < 2 or self.stride & (self.stride - 1):
+            raise ValueError(f"stride must be a power of 2, such as 4 or 8, not {self.stride}")
+        if self.patch < self.stride or self.patch % self.stride:
+            raise ValueError(f"patch must be a multiple of stride ({self.stride}), not {self.patch}")
+        if self.restart <= 0:
+            raise ValueError(f"restart must be above 0, not {self.restart}")
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of each level, finest first."""
+        widths = [self.width * 2**i for i in range(int(math.log2(self.stride)))]
+        return [*widths, widths[-1]]
 
 
 class Encoder(nn.Module):
     """(B, C, X, Y, Z) -> (B, c, X / stride, ...), float32: down the levels, then attention, then to c channels."""
 
-    def __init__(self, config: "PatchVolumeConfig") -> None:
+    def __init__(self, config: PatchVolumeConfig) -> None:
         super().__init__()
         self.compute_dtype, self.recompute = torch.float32, 0
         channels = config.channels
@@ -55,7 +91,7 @@ class Decoder(nn.Module):
         inner: Channels of queries, keys and values each.
     """
 
-    def __init__(self, config: "PatchVolumeConfig") -> None:
+    def __init__(self, config: PatchVolumeConfig) -> None:
         super().__init__()
         self.compute_dtype, self.recompute = torch.float32, 0
         self.stride, self.inner = config.stride, config.heads * config.head_width
@@ -88,7 +124,7 @@ class Decoder(nn.Module):
 class ResidualBlock(nn.Module):
     """skip(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))): (B, inputs, X, Y, Z) -> (B, outputs, X, Y, Z)."""
 
-    def __init__(self, inputs: int, outputs: int, config: "PatchVolumeConfig") -> None:
+    def __init__(self, inputs: int, outputs: int, config: PatchVolumeConfig) -> None:
         super().__init__()
         self.norm1 = _norm_silu(inputs, config)
         self.conv1 = Conv(inputs, outputs)
@@ -103,7 +139,7 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     r"""x + W_out softmax(q^T k / \sqrt{d}) v over all voxels: (B, C, X, Y, Z) both; no matrix of all pairs is kept."""
 
-    def __init__(self, channels: int, config: "PatchVolumeConfig") -> None:
+    def __init__(self, channels: int, config: PatchVolumeConfig) -> None:
         super().__init__()
         self.heads, inner = config.heads, config.heads * config.head_width
         self.norm = nn.GroupNorm(math.gcd(config.groups, channels), channels, eps=1e-6)
@@ -126,21 +162,21 @@ class Halve(nn.Conv3d):
         return super().forward(x)
 
 
-def _levels(channels: list[int], config: "PatchVolumeConfig") -> Stack[Stack[ResidualBlock]]:
+def _levels(channels: list[int], config: PatchVolumeConfig) -> Stack[Stack[ResidualBlock]]:
     return Stack(
         Stack(ResidualBlock(i, o, config) for i, o in ((before, after), (after, after)))
         for before, after in pairwise(channels)
     )
 
 
-def _middle(channels: int, config: "PatchVolumeConfig") -> nn.Sequential:
+def _middle(channels: int, config: PatchVolumeConfig) -> nn.Sequential:
     def block() -> ResidualBlock:
         return ResidualBlock(channels, channels, config)
 
     return nn.Sequential(block(), Attention(channels, config), block())
 
 
-def _norm_silu(channels: int, config: "PatchVolumeConfig") -> GroupNormSiLU:
+def _norm_silu(channels: int, config: PatchVolumeConfig) -> GroupNormSiLU:
     return GroupNormSiLU(math.gcd(config.groups, channels), channels, eps=1e-6)
 
 

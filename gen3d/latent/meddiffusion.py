@@ -18,14 +18,14 @@ from gen3d.core.error import UserError, nearest
 from gen3d.core.parameterization import Cosine, Epsilon, Parameterization, broadcast, sent
 from gen3d.core.randomness import Key, derive, normal, normal_on, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
-from gen3d.core.volume import Case, Prepared, Triple
+from gen3d.core.volume import Case, Prepared, Triple, centred_affine
 from gen3d.core.wrap import Denoise, clipped
 from gen3d.data.intensity import Intensity
 from gen3d.data.prepare import prepare
 from gen3d.latent.biflownet import BiFlowNet, BiFlowNetConfig
 from gen3d.latent.cached import with_latents
 from gen3d.latent.frozen import architecture, build_autoencoder
-from gen3d.latent.patch_volume import PatchVolumeConfig
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.patches import Window
 from gen3d.samplers import guided
 from gen3d.spaces.latent import Latent
@@ -323,14 +323,3 @@ def volume_size(example: Example) -> Triple:
     """Return the voxels (X, Y, Z) of an example of a whole volume, or of a new one."""
     x, y, z = example["size"] if "size" in example else example["voxels"].shape[2:]
     return x, y, z
-
-
-def centred_affine(axes: str, size: Triple, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Return the affine (4, 4) of a volume with these axis codes, the world's origin in its middle."""
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1
-    for axis, code in enumerate(axes):
-        row, sign = ("RAS".index(code), 1) if code in "RAS" else ("LPI".index(code), -1)
-        affine[row, axis] = sign * spacing[axis]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(size) - 1) / 2)
-    return affine

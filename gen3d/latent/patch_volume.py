@@ -1,9 +1,7 @@
 """The Patch-Volume autoencoder of 3D MedDiffusion (Wang et al. 2025): encodes patches, decodes volumes."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,45 +10,7 @@ from gen3d.core.denoiser import pad_to_stride
 from gen3d.core.error import UserError
 from gen3d.latent.codebook import Codebook
 from gen3d.latent.decoding import Statistics, decode_bounded
-from gen3d.latent.halves import Decoder, Encoder
-
-
-@dataclass(frozen=True)
-class PatchVolumeConfig:
-    """Shape of a Patch-Volume autoencoder; the defaults are the official 8x release, ``stride=4`` is the 4x one.
-
-    Level i of log2(stride) + 1 has ``width * 2**i`` channels at 1 / 2**i of the size, the coarsest as many as the one
-    before. ``patch``: voxels along each axis of what is encoded by itself. ``groups``: at most this many in a norm.
-    ``codes``, ``decay``, ``restart``, ``commitment``: see ``Codebook``.
-    """
-
-    kind: Literal["patch_volume"] = "patch_volume"
-    image_channels: int = 1
-    width: int = 48
-    stride: int = 8
-    latent_channels: int = 8
-    codes: int = 8192
-    patch: int = 64
-    groups: int = 24
-    heads: int = 4
-    head_width: int = 32
-    decay: float = 0.99
-    restart: float = 1.0
-    commitment: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.stride < 2 or self.stride & (self.stride - 1):
-            raise ValueError(f"stride must be a power of 2, such as 4 or 8, not {self.stride}")
-        if self.patch < self.stride or self.patch % self.stride:
-            raise ValueError(f"patch must be a multiple of stride ({self.stride}), not {self.patch}")
-        if self.restart <= 0:
-            raise ValueError(f"restart must be above 0, not {self.restart}")
-
-    @property
-    def channels(self) -> list[int]:
-        """Channels of each level, finest first."""
-        widths = [self.width * 2**i for i in range(int(math.log2(self.stride)))]
-        return [*widths, widths[-1]]
+from gen3d.latent.halves import Decoder, Encoder, PatchVolumeConfig
 
 
 class Reconstruction(NamedTuple):

@@ -52,7 +52,7 @@ class Experiment:
         train: How.
         init: A saved model whose weights training starts from.
         parts: Components that other saved models give, with their shape, as the frozen ``autoencoder`` of a latent
-            model: the component's name and the saved model whose network it is.
+            model: the component's name and the saved model that has one of that name, or whose network it is.
         not_for: What the model is not for, for its card.
     """
 
@@ -69,8 +69,8 @@ def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a configuration file with ``key=value`` overrides; ``${GEN3D_DATA}`` is ``../shared/data`` unless set.
 
     ``data=PATH`` is short for ``data.archive=PATH``; an archive is trained on without simulated brains unless the
-    overrides ask for ``data.phantoms``. Where training goes on from a saved model on an archive, what the overrides do
-    not say of ``train`` is that of FINE_TUNING, at a gentler learning rate.
+    overrides ask for ``data.phantoms``. Where training of a completion model goes on from a saved one on an archive,
+    what the overrides do not say of ``train`` is that of FINE_TUNING, at a gentler learning rate.
 
     Raises:
         UsageError: The file is missing or says something unknown; the nearest known key is named.
@@ -78,18 +78,25 @@ def read_experiment(config: Path, overrides: Sequence[str] = ()) -> Experiment:
     os.environ.setdefault("GEN3D_DATA", "../shared/data")
     given = [f"data.archive={o.removeprefix('data=')}" if o.startswith("data=") else o for o in overrides]
     experiment = build(Experiment, read_yaml(config, given))
-    shapes = {name: network_config(find_model(model)) for name, model in experiment.parts.items()}
+    shapes = {name: component_config(part_folder(model, name)) for name, model in experiment.parts.items()}
     experiment = replace(experiment, model={**experiment.model, **shapes})
     build(system_class(experiment.system).Config, experiment.model, "model")
     said = {override.partition("=")[0] for override in given}
     if experiment.data.archive and not any(name.startswith("data.phantoms") for name in said):
         experiment = replace(experiment, data=replace(experiment.data, phantoms=Phantoms()))
-    return fine_tuned(experiment, said) if experiment.init and experiment.data.archive else experiment
+    fine_tunes = experiment.system == "completion" and experiment.init and experiment.data.archive
+    return fine_tuned(experiment, said) if fine_tunes else experiment
 
 
-def network_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a saved model's network."""
-    tree = read_json(folder / "network" / "config.json")
+def part_folder(model: str, name: str) -> Path:
+    """Return where a saved model keeps what another is built on: its component of that name, else its network."""
+    folder = find_model(model)
+    return folder / name if (folder / name).is_dir() else folder / "network"
+
+
+def component_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a component of a saved model."""
+    tree = read_json(folder / "config.json")
     return {name: value for name, value in tree.items() if name != "_class_name"}
 
 
@@ -211,7 +218,7 @@ def make_system(
                     f"parts.{name}: no component of {kind.name}{nearest(name, kind.components)}; "
                     f"it has {', '.join(kind.components)}"
                 )
-            load_component(getattr(system, name), find_model(model) / "network")
+            load_component(getattr(system, name), part_folder(model, name))
         system.to(device)
         system = system.measure(system.cached(cases, latents(experiment.data)))
     if experiment.init:

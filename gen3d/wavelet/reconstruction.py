@@ -4,7 +4,7 @@ All measurements, in training as in use, are simulated from magnitude images, wi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,17 +42,14 @@ class ReconstructionConfig:
         axes: Axis codes of the model's arrays; slices are axial, so Z runs along the body.
         space: The coordinates that diffuse.
         network: Its shape; its input channels are the noisy coordinates, then what the data say that the image
-            lacks, then the image: total variation or the guess that is refined. It is told five numbers: log2 of the
-            scarcity, 50 times the noise level, 1 for a Poisson mask, 1 where a guess is refined, and the logarithm of
-            how far off total variation may be, on the model's scale, which its output is multiplied by.
+            lacks, then the image: total variation. It is told four numbers: log2 of the scarcity, 50 times the noise
+            level, 1 for a Poisson mask, and the logarithm of how far off total variation may be, on the model's scale,
+            which its output is multiplied by.
         parameterization: The four coefficients and where sigma is drawn.
         patch: Voxels of a training patch, (X, Y, Z), which is measured as if it were all there is.
         windows: Voxels that are denoised at a time.
         zoom: Smallest and largest factor on the size of training slices.
         mean_share: Share of training items at x = 0 and sigma_max, where the network learns the expected image.
-        refined_share: Share of training items in which the network is given its own guess in the place of total
-            variation.
-        passes: Guesses of the expected image, each refining the one before.
         iterations: Of total variation.
         pool: Patches, each with its measurement, that training draws of each case, so that each is reconstructed
             classically once; 0 for new ones at every step.
@@ -66,15 +63,13 @@ class ReconstructionConfig:
     axes: str = "LPS"
     space: WaveletConfig = WaveletConfig(scale="sqrt8")
     network: UNetConfig = UNetConfig(
-        in_channels=24, out_channels=8, width=24, multipliers=(1, 2, 3), blocks=1, groups=8, vector=5
+        in_channels=24, out_channels=8, width=24, multipliers=(1, 2, 3), blocks=1, groups=8, vector=4
     )
     parameterization: Parameterization = X0(LogNormal(mean=-1.2, std=1.4, time_scale=1000.0))
     patch: Triple = (112, 112, 8)
     windows: Triple = (192, 192, 32)
     zoom: tuple[float, float] = (1.0, 1.0)
     mean_share: float = 0.85
-    refined_share: float = 0.0
-    passes: int = 1
     iterations: int = 150
     pool: int = 0
     error: float = 0.06
@@ -85,10 +80,8 @@ class ReconstructionConfig:
         bands = 8**self.space.levels
         if (self.network.in_channels, self.network.out_channels) != (3 * bands, bands):
             raise ValueError(f"network: expected in_channels {3 * bands} and out_channels {bands}")
-        if self.network.vector != 5:
-            raise ValueError("network: expected vector 5")
-        if self.passes < 1 or self.mean_share + self.refined_share > 1:
-            raise ValueError("expected at least one pass, and shares that leave something to noise")
+        if self.network.vector != 4:
+            raise ValueError("network: expected vector 4")
 
 
 class Reconstruction(System):
@@ -186,7 +179,7 @@ class Reconstruction(System):
 
     @torch.no_grad()
     def condition(self, example: Example) -> Condition:
-        """Return total variation, what the data say that it lacks, and the five numbers.
+        """Return total variation, what the data say that it lacks, and the four numbers.
 
         Raises:
             UserError: The example holds no ``measurement``.
@@ -202,7 +195,7 @@ class Reconstruction(System):
             unsure = deviation(self.space.decode(channels[:, : channels.shape[1] // 2]))
         else:  # what Fourier data can't say of an image's errors, the step from zero-filling to it does
             unsure = 0.5 * deviation(smooth - measurement.operator.pseudo_inverse(measurement.measured))
-        numbers = [scarcity, 50 * acquisition.noise, float(acquisition.mask == "poisson"), 0.0, math.log(unsure)]
+        numbers = [scarcity, 50 * acquisition.noise, float(acquisition.mask == "poisson"), math.log(unsure)]
         return Condition(channels=channels, vector=torch.tensor([numbers], device=smooth.device))
 
     def channels(self, measurement: Measurement, image: Tensor) -> Tensor:
@@ -222,26 +215,23 @@ class Reconstruction(System):
         """Return the squared error of a guess of each item over that of total variation, by what the guess is from."""
         if example["voxels"].is_meta:
             return {"mean": self.shape_only(example["voxels"])}
-        parts: dict[str, list[Tensor]] = {"mean": [], "refined": [], "noisy": []}
-        shares = self.config.mean_share, self.config.mean_share + self.config.refined_share
+        parts: dict[str, list[Tensor]] = {"mean": [], "noisy": []}
         for voxels, key in zip(example["voxels"].split(1), keys, strict=True):
             measurement, condition = self.simulated(voxels, key)
-            kind = float(uniform([derive(key, "kind")]))
-            name = "mean" if kind < shares[0] else "refined" if kind < shares[1] else "noisy"
-            if name == "noisy":
+            mean = float(uniform([derive(key, "kind")])) < self.config.mean_share
+            if mean:
+                guess = self.estimate(measurement, condition)
+            else:
                 sigma = self.config.parameterization.levels.draw(uniform([derive(key, "sigma")]))
                 guess = self.noisy_guess(voxels, measurement, condition, key, sigma)
-            else:
-                before = self.earlier(measurement, condition, key) if name == "refined" else None
-                guess = self.passed(measurement, condition, before)
-            parts[name].append(self.relative_error(guess, voxels, condition))
+            parts["mean" if mean else "noisy"].append(self.relative_error(guess, voxels, condition))
         zero = example["voxels"].new_zeros(())
         return {name: torch.stack([*found, zero]).sum() / len(keys) for name, found in parts.items()}
 
     def shape_only(self, voxels: Tensor) -> Tensor:
         """Return a loss that takes as much memory as one guess, for tensors without content."""
         x0 = self.space.encode(voxels)
-        vector = torch.zeros(len(x0), 5, device=x0.device)
+        vector = torch.zeros(len(x0), 4, device=x0.device)
         guess = self.denoiser(x0, torch.ones(len(x0)), Condition(channels=torch.cat([x0, x0], dim=1), vector=vector))
         return (guess - x0).square().mean()
 
@@ -273,12 +263,6 @@ class Reconstruction(System):
         """Return what a training item's patch and measurement are drawn by: its key, or one of the pool's."""
         return derive("pool", seed_of(key) % self.config.pool) if self.config.pool else key
 
-    @torch.no_grad()
-    def earlier(self, measurement: Measurement, condition: Condition, key: Key) -> Tensor:
-        """Return what 1, 2, ... passes have made, as many as the key says but one less than all."""
-        most = max(self.config.passes - 1, 1)
-        return self.estimate(measurement, condition, 1 + int(most * float(uniform([derive(key, "passes")]))))
-
     def relative_error(self, guess: Tensor, voxels: Tensor, condition: Condition) -> Tensor:
         """Return the squared error of coordinates in voxels over that of total variation, ()."""
         assert condition.channels is not None
@@ -294,30 +278,10 @@ class Reconstruction(System):
         x = x0 + broadcast(sigma.float(), x0) * normal_on(x0.device, [derive(key, "noise")], x0.shape[1:])
         return self.denoise(condition, [key], measurement)(x, sigma)
 
-    def estimate(
-        self,
-        measurement: Measurement,
-        condition: Condition,
-        passes: int | None = None,
-        advance: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Return the coordinates of the expected image: guesses that each refine the one before, whatever the seed."""
-        coords: Tensor | None = None
-        for _ in range(passes or self.config.passes):
-            coords = self.passed(measurement, condition, coords)
-            advance()
-        assert coords is not None
-        return coords
-
-    def passed(self, measurement: Measurement, condition: Condition, before: Tensor | None) -> Tensor:
-        """Guess once: from nothing, or from the guess before."""
+    def estimate(self, measurement: Measurement, condition: Condition) -> Tensor:
+        """Return the coordinates of the expected image: one guess from nothing, whatever the seed."""
         assert condition.channels is not None
-        assert condition.vector is not None
-        if before is not None:
-            channels = self.channels(measurement, self.space.decode(before, volume_size(measurement)))
-            flag = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0], device=before.device)
-            condition = replace(condition, channels=channels, vector=condition.vector + flag)
-        nothing = torch.zeros_like(condition.channels[:, -self.config.network.out_channels :])  # type: ignore[index]
+        nothing = torch.zeros_like(condition.channels[:, -self.config.network.out_channels :])
         sigma = torch.tensor(self.config.parameterization.levels.sigma_max, dtype=torch.float64)
         return self.denoise(condition, [], measurement)(nothing, sigma)
 
@@ -333,7 +297,7 @@ class Reconstruction(System):
         assert condition.channels is not None
         lacking, image = condition.channels.split(self.config.network.out_channels, dim=1)
         assert condition.vector is not None
-        unsure = broadcast(condition.vector[:, 4].exp(), image)
+        unsure = broadcast(condition.vector[:, 3].exp(), image)
         told = replace(condition, channels=torch.cat([lacking / deviation(lacking), self.gain * image], dim=1))
 
         def inside(x: Tensor, sigma: Tensor, where: Window) -> Tensor:

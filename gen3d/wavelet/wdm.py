@@ -15,7 +15,7 @@ from gen3d.core.error import UserError
 from gen3d.core.parameterization import X0, Betas, Parameterization, broadcast, sent
 from gen3d.core.randomness import Key, derive, normal, normal_on, uniform
 from gen3d.core.system import Example, Objective, Sampling, System
-from gen3d.core.volume import Case, Prepared, Triple
+from gen3d.core.volume import Case, Prepared, Triple, centred_affine
 from gen3d.core.wrap import Denoise, clipped
 from gen3d.data.intensity import Intensity
 from gen3d.data.prepare import prepare
@@ -132,13 +132,8 @@ class WDM(System):
     @property
     def affine(self) -> np.ndarray:
         """Affine of a generated volume, (4, 4): the model's axes and spacing, the world's origin in the middle."""
-        affine = np.eye(4)
-        for axis, code in enumerate(self.config.axes):
-            row, sign = ("RAS".index(code), 1) if code in "RAS" else ("LPI".index(code), -1)
-            affine[:3, axis] = 0
-            affine[row, axis] = sign * self.config.spacing[axis] * self.config.pool
-        affine[:3, 3] = -affine[:3, :3] @ ((np.array(self.config.size) - 1) / 2)
-        return affine
+        x, y, z = (step * self.config.pool for step in self.config.spacing)
+        return centred_affine(self.config.axes, self.config.size, (x, y, z))
 
     def accept(self, given: Sequence[str], missing: Sequence[str]) -> None:
         """Refuse: this model is given nothing."""

@@ -11,7 +11,8 @@ from gen3d.core.error import UserError
 from gen3d.core.memory import LiveBytes
 from gen3d.latent.decoding import decode_bounded, tile_edge
 from gen3d.latent.diagnostics import seam_index
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.halves import PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 from gen3d.latent.planes import Planes, Room
 
 

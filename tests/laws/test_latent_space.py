@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from gen3d.core.checkpoint import load_component, save_component
 from gen3d.core.error import UserError
 from gen3d.latent.diagnostics import seam_index
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.kl import KL, KLConfig, load_old_weights, old_name
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 from gen3d.spaces.latent import Latent
 
 

@@ -28,8 +28,8 @@ from gen3d.latent.autoencoder import (
 )
 from gen3d.latent.diagnostics import examined
 from gen3d.latent.discriminator import DiscriminatorConfig
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.kl import KLConfig
-from gen3d.latent.patch_volume import PatchVolumeConfig
 from gen3d.latent.patches import Window, mirrored
 from gen3d.latent.perceptual import PerceptualConfig, TriPlane
 from gen3d.tools.train import packaged_config, read_experiment

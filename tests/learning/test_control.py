@@ -15,8 +15,8 @@ from gen3d.data.intensity import Intensity
 from gen3d.data.measurement import Acquisition, measure
 from gen3d.latent.biflownet import BiFlowNetConfig
 from gen3d.latent.control import Control, ControlConfig
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.meddiffusion import MedDiffusion, MedDiffusionConfig
-from gen3d.latent.patch_volume import PatchVolumeConfig
 
 Task = Literal["mask", "sparse-ct", "mri"]
 TASKS: tuple[Task, ...] = ("mask", "sparse-ct", "mri")

@@ -19,8 +19,9 @@ from gen3d.core.system import Sampling
 from gen3d.core.training import TrainConfig, Trainer
 from gen3d.core.volume import Prepared, Scale, Triple
 from gen3d.latent.biflownet import BiFlowNetConfig
+from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.meddiffusion import MedDiffusion, MedDiffusionConfig
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 from gen3d.samplers import SAMPLERS, karras
 
 AUTOENCODER = PatchVolumeConfig(

@@ -18,7 +18,7 @@ from gen3d.wavelet.reconstruction import Reconstruction, ReconstructionConfig
 
 def made(task: Task, *, windows: tuple[int, int, int] = (64, 64, 64)) -> Reconstruction:
     torch.manual_seed(0)
-    network = UNetConfig(in_channels=24, out_channels=8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=5)
+    network = UNetConfig(in_channels=24, out_channels=8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=4)
     acquisitions = Acquisitions(task, views=(8, 12), accelerations=(3.0,), noise=(0.0, 0.01))
     return Reconstruction(
         ReconstructionConfig(

@@ -13,7 +13,8 @@ from torch import Tensor
 from gen3d.core.error import UserError
 from gen3d.core.precision import use_precision
 from gen3d.interop.patch_volume import official_config, read_autoencoder
-from gen3d.latent.patch_volume import PatchVolume, PatchVolumeConfig
+from gen3d.latent.halves import PatchVolumeConfig
+from gen3d.latent.patch_volume import PatchVolume
 from gen3d.nn.recompute import recompute
 
 

@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 def made(task: Task) -> Reconstruction:
     torch.manual_seed(0)
-    network = UNetConfig(in_channels=24, out_channels=8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=5)
+    network = UNetConfig(in_channels=24, out_channels=8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=4)
     contrasts = ("ct",) if task == "sparse-ct" else ("t1n", "t2w")
     config = ReconstructionConfig(acquisitions=Acquisitions(task), contrasts=contrasts, network=network, iterations=30)
     return Reconstruction(config)
