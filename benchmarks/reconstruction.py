@@ -26,7 +26,7 @@ from gen3d.core.randomness import derive
 from gen3d.core.volume import Case, Prepared, Volume
 from gen3d.data.measurement import Acquisition, Acquisitions, Measurement, Task, measure
 from gen3d.data.nifti import read
-from gen3d.data.total_variation import smooth_start, total_variation, tuned_weight
+from gen3d.data.total_variation import smooth_start, total_variation
 from gen3d.metrics.ssim import ssim_map
 from gen3d.systems import find_model, load
 from gen3d.tools.reconstruct import ROUGH
@@ -48,7 +48,7 @@ SETTINGS: dict[Task, list[Acquisition]] = {
 }
 WEIGHTS: dict[Task, tuple[float, ...]] = {
     "sparse-ct": (0.00025, 0.0005, 0.001, 0.002),
-    "mri": (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
+    "mri": (0.00012, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008),
 }
 TRAINING = {
     "sparse-ct": ["ct/example_ct.nii.gz", "ct/spleen2.nii.gz"],
@@ -122,10 +122,11 @@ def tune(task: Task) -> None:
 def compare(task: Task, model: str, slices: int) -> None:
     """Score every method on the test scans."""
     system: Any = load(find_model(model))
+    tuned = json.loads((RESULTS / f"reconstruction_tv_{task}.json").read_text())["best"]
     rows: list[dict[str, Any]] = []
     for name, case, voxels, measurement in measured(task, TEST[task], slices):
         images = {ROUGH[task]: measurement.operator.pseudo_inverse(measurement.measured)}
-        weight = tuned_weight(measurement.acquisition)
+        weight = float(tuned[measurement.acquisition.words()])
         images["total variation"] = total_variation(
             measurement, smooth_start(measurement, 5), weight, iterations=ITERATIONS
         )

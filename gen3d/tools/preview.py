@@ -79,7 +79,8 @@ def draw(
 
     first = panels[0].volume
     view = view_of(first.voxels != 0 if mask is None else mask, focus, first.affine)
-    figure, cells = layout(len(panels), view)
+    note = f"{footer}\nRadiological view: R is the patient's right, shown on the left; sagittal: anterior on the left."
+    figure, cells = layout(len(panels), view, len(note.strip().splitlines()))
     for column, panel in enumerate(panels):
         voxels = panel.volume.reoriented(VIEW).voxels
         low, high = panel.limits or limits(voxels, panel.kind)
@@ -91,7 +92,6 @@ def draw(
     for plane in range(3):
         cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9, labelpad=12)
     figure.suptitle(title, color=INK, fontsize=13, x=0.02, y=0.985, ha="left", va="top")
-    note = f"{footer}\nRadiological view: R is the patient's right, shown on the left; sagittal: anterior on the left."
     figure.text(0.02, 0.012, note.strip(), color=FAINT, fontsize=7.5, ha="left", va="bottom")
     about = {"Software": f"gen3d {__version__}", "Title": title, "Description": "synthetic images; not for diagnosis"}
     figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata=about, format="png")
@@ -117,19 +117,21 @@ def bounding_box(mask: np.ndarray) -> list[slice]:
     return box
 
 
-def layout(columns: int, view: View) -> tuple["Figure", list[list["Axes"]]]:
-    """Make a dark figure with three rows of cells as high as the foreground is in each plane."""
+def layout(columns: int, view: View, lines: int) -> tuple["Figure", list[list["Axes"]]]:
+    """Make a dark figure: three rows of cells as high as the foreground is in each plane, lines of print below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     x, y, z = view.extent_mm
     widest, heights = max(x, y), (y, z, z)
-    inch = 2.3 / widest
-    size = max(4.6, inch * widest * columns * 1.06 + 0.5), inch * sum(heights) * 1.03 + 1.35
+    inch, below = 2.3 / widest, 0.2 + 0.15 * max(lines, 2)
+    size = max(4.6, inch * widest * columns * 1.06 + 0.5), inch * sum(heights) * 1.03 + 0.85 + below
     figure = Figure(figsize=size, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     edges: dict[str, Any] = {"left": 0.42 / size[0], "right": 1 - 0.08 / size[0], "wspace": 0.05, "hspace": 0.03}
-    grid = figure.add_gridspec(3, columns, height_ratios=heights, bottom=0.5 / size[1], top=1 - 0.85 / size[1], **edges)
+    grid = figure.add_gridspec(
+        3, columns, height_ratios=heights, bottom=below / size[1], top=1 - 0.85 / size[1], **edges
+    )
     return figure, [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(3)]
 
 

@@ -22,9 +22,10 @@ from gen3d.tools.outcomes import put
 from gen3d.tools.reconstruction_report import Reconstructed, Scores, score, show, table
 from gen3d.tools.record import description, write_record
 from gen3d.tools.sampling import OpenModel, choose_walk, open_model, to_device
-from gen3d.wavelet.reconstruction import Reconstruction
+from gen3d.wavelet.reconstruction import HOUNSFIELD, Reconstruction
 
 MODELS = {"sparse-ct": "ct-recon", "mri": "mri-recon"}
+CLASSICAL = 200  # iterations of total variation, shown beside ours; far from its limit at few views
 ROUGH = {"sparse-ct": "filtered back-projection", "mri": "zero-filling"}
 TABLE = "reconstruction.csv"
 
@@ -162,22 +163,30 @@ def reconstruct_scan(
     measurement = measure(example["voxels"], acquisition, key, (spacing[0], spacing[1]))
     images = {ROUGH[acquisition.task]: measurement.operator.pseudo_inverse(measurement.measured)}
     advance(0.05, f"{path.name}: total variation")
-    images["total variation"] = tuned_total_variation(measurement)
+    images[f"total variation, {CLASSICAL} iterations"] = tuned_total_variation(measurement, CLASSICAL)
     advance(0.5, f"{path.name}: reconstructing")
     example = {**example, "measurement": measurement}
     images[model.name] = system.finish(made(system, example, measurement, mode, key), example)
     volumes = {method: on_file_grid(image, scan, example) for method, image in images.items()}
-    scores = Scores({method: score(volume, scan, acquisition) for method, volume in volumes.items()})
+    given = as_measured(scan, acquisition)
+    scores = Scores({method: score(volume, given, acquisition) for method, volume in volumes.items()})
     advance(0.9, f"{path.name}: writing")
     result = volumes[model.name]
     with delivered(out, [name]) as folder:
         write(result, folder / target, like=scan, description=description(model, contrast))
         picture = f"{name}_reconstructed.png"
-        show(folder / picture, scan, volumes, model.name, acquisition, scores)
+        show(folder / picture, given, volumes, model.name, acquisition, scores)
         about = {"contrast": name, "source": path.name, **acquisition.facts(), "mode": mode, "seed": seed}
         figures = {m: {"psnr_db": round(p, 2), "ssim": round(s, 4)} for m, (p, s) in scores.items()}
         write_record(folder / target, model, {**about, "against_given_image": figures, "preview": picture})
     return Reconstructed(name, out / target, scores)
+
+
+def as_measured(scan: Volume, acquisition: Acquisition) -> Volume:
+    """Return what the simulated scanner saw: of a CT nothing lighter than air, which padding with -2048 would be."""
+    if acquisition.task != "sparse-ct":
+        return scan
+    return replace(scan, voxels=np.clip(scan.voxels, HOUNSFIELD.low, HOUNSFIELD.high))
 
 
 def made(system: Reconstruction, example: Mapping[str, Any], measurement: Measurement, mode: str, key: str) -> Tensor:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from gen3d.core.checkpoint import save_model
+from gen3d.core.volume import Volume
 from gen3d.data.measurement import Acquisitions, Task
 from gen3d.nn.unet import UNetConfig
+from gen3d.tools.reconstruct import as_measured, asked
 from gen3d.wavelet.reconstruction import Reconstruction, ReconstructionConfig
 
 Run = Callable[..., tuple[int, str, str]]
@@ -77,7 +79,7 @@ def test_a_ct_comes_back_in_hounsfield_units_on_its_own_grid(
     assert about["measurements"].startswith("simulated measurements")
     assert (about["views"], about["noise"]) == (20, 0.005)
     rows = list(csv.DictReader((out / "reconstruction.csv").open()))
-    assert [row["method"] for row in rows] == ["filtered back-projection", "total variation", "sparse-ct"]
+    assert [row["method"] for row in rows] == ["filtered back-projection", "total variation, 200 iterations", "sparse-ct"]
     psnr = [float(row["psnr_db"]) for row in rows]
     assert psnr[2] > psnr[0] + 3  # an untrained network is the identity on total variation
     before = (out / "scan_reconstructed.nii.gz").read_bytes()
@@ -147,3 +149,10 @@ def test_a_scan_that_is_no_ct_is_refused(gen3d: Run, models: Path, ct: Path, tmp
     )
     assert code == 1
     assert "no CT in Hounsfield units" in noted
+
+
+def test_padding_outside_the_scanner_counts_as_air() -> None:
+    hu = np.array([-2048.0, -1000.0, 40.0], np.float32).reshape(3, 1, 1)
+    ct, mri = asked("sparse-ct", 20, 4, "gaussian", 0.0), asked("mri", 20, 4, "gaussian", 0.0)
+    assert as_measured(Volume(hu, np.eye(4)), ct).voxels.ravel().tolist() == [-1000.0, -1000.0, 40.0]
+    assert as_measured(Volume(hu, np.eye(4)), mri).voxels is hu
