@@ -108,6 +108,22 @@ def sampling_memory(system: System, example: Example, dtype: torch.dtype) -> int
     return int(1.1 * (weights + taken(call).peak) + 0.5e9)
 
 
+def decoding_memory(system: System, example: Example, dtype: torch.dtype) -> int:
+    """Return the bytes of decoding the volume of an example at once, weights included."""
+    with torch.device("meta"):
+        twin = type(system)(system.config)
+    to_meta(twin, dtype)
+    tensors = {name: part.to("meta") for name, part in example.items() if isinstance(part, Tensor)}
+    coords = twin.start(tensors, ["0"], 1.0).to("meta")
+    weights = sum(p.numel() * p.element_size() for p in twin.parameters())
+
+    def decode() -> None:
+        with torch.no_grad():
+            twin.finish(coords, tensors)
+
+    return int(1.1 * (weights + taken(decode).peak) + 0.5e9)
+
+
 def fewest_levels(system: System, example: Example, dtype: torch.dtype, *, batch: int, ema: bool, budget: float) -> int:
     """Return the fewest levels to compute again so that training fits ``budget`` bytes, else the thriftiest."""
     best, least = 0, math.inf

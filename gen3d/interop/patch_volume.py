@@ -33,7 +33,7 @@ IRRELEVANT = (
     "volume_gan_weight",
 )  # fmt: skip
 BLOCK = ("norm1", "conv1", "norm2", "conv2")
-TRAINED_WITH = ("perceptual_loss.", "volume_discriminator.", "image_discriminator.")
+TRAINED_WITH = ("perceptual_loss.", "volume_discriminator.", "image_discriminator.", "codebook.z_avg")
 
 
 def read_autoencoder(checkpoint: Path, config: Path | None = None) -> PatchVolume:
@@ -121,7 +121,6 @@ def official_names(config: PatchVolumeConfig) -> Names:
     """List our names and the official ones: of layers, and of the codebook's buffers."""
     yield from (("encoder.pre", "pre_vq_conv"), ("decoder.post", "post_vq_conv"))
     yield from (("codebook.vectors", "codebook.embeddings"), ("codebook.counts", "codebook.N"))
-    yield "codebook.sums", "codebook.z_avg"
     for half, between, there in (("encoder", "shrink", "down"), ("decoder", "enlarge", "up.conv_trans")):
         yield f"{half}.stem", f"{half}.conv_first"
         for level in range(len(config.channels)):

@@ -19,7 +19,7 @@ from gen3d.data.intensity import Intensity
 from gen3d.data.prepare import prepare
 from gen3d.latent.discriminator import DiscriminatorConfig, build_discriminator, hinge, matching
 from gen3d.latent.patches import Window, lengthened, mirrored, random_crop
-from gen3d.latent.perceptual import PerceptualConfig, TriPlane
+from gen3d.latent.perceptual import PerceptualConfig, TriPlane, Volumetric, build_perceptual
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Autoencoder(System):
         super().__init__(config)
         self.network = network
         self.discriminator = build_discriminator(config.discriminator)
-        self.perceptual: tuple[TriPlane, ...] = ()  # no part of the model, so neither saved nor moved with it
+        self.perceptual: tuple[
+            TriPlane | Volumetric, ...
+        ] = ()  # no part of the model, so neither saved nor moved with it
 
     @property
     def training_size(self) -> Triple:
@@ -131,7 +133,7 @@ class Autoencoder(System):
         """The autoencoder, and the discriminator from its first step on."""
         config = self.config
         if config.perceptual.weight and not self.perceptual:
-            self.perceptual = (TriPlane(config.perceptual),)
+            self.perceptual = (build_perceptual(config.perceptual),)
         found = [Objective("generator", self.trained(), self.loss, ema=self.averaged, told=("perplexity", "seams"))]
         if config.discriminator.weight:
             judge, start = list(self.discriminator.parameters()), config.discriminator.start

@@ -30,12 +30,13 @@ class Quantised(NamedTuple):
 class Codebook(nn.Module):
     r"""Replaces each latent vector z by the nearest of K codes e (van den Oord et al. 2017, appendix A.1).
 
-    Training, wherever a gradient is asked for, keeps running counts N and sums m of the vectors mapped to each code:
+    Training, wherever a gradient is asked for, keeps running counts N of the vectors mapped to each code; their running
+    sum is N e:
 
-    $N \leftarrow \gamma N + (1 - \gamma) n, \quad m \leftarrow \gamma m + (1 - \gamma) \sum z, \quad e = m / N$.
+    $N' = \gamma N + (1 - \gamma) n, \quad e' = (\gamma N e + (1 - \gamma) \sum z) / N'$.
 
     The first batch gives the first codes. A code whose N falls below ``restart`` becomes a vector of the batch, its N
-    and m with it (the official code leaves those where the code died, which draws it back). Which vectors are taken
+    with it (the official code leaves count and sum where the code died, which draws it back). Which vectors are taken
     follows from the batch and from the saved number of updates alone. With several processes all learn the same.
 
     Args:
@@ -53,14 +54,12 @@ class Codebook(nn.Module):
         self.decay, self.restart, self.commitment = decay, restart, commitment
         self.register_buffer("vectors", torch.randn(size, channels, generator=generator("codebook")))
         self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", self.vectors.clone())
         self.register_buffer("updates", torch.tensor(0))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("frozen", torch.tensor(False))
 
     vectors: Tensor
     counts: Tensor
-    sums: Tensor
     updates: Tensor
     initialised: Tensor
     frozen: Tensor
@@ -112,13 +111,13 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _learn(self, rows: Tensor, codes: Tensor) -> None:
         counts = torch.bincount(codes, minlength=len(self.vectors)).to(self.counts)
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, rows)
+        sums = torch.zeros_like(self.vectors).index_add_(0, codes, rows)
         if dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
+        sums = torch.lerp(self.vectors * self.counts[:, None], sums, 1 - self.decay)
         self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
-        self.vectors.copy_(self.sums / self.counts.clamp(min=1e-7)[:, None])
+        self.vectors.copy_(sums / self.counts.clamp(min=1e-7)[:, None])
         self._set(self.counts < self.restart, self._drawn(rows))
         self.updates.add_(1)
 
@@ -137,8 +136,7 @@ class Codebook(nn.Module):
 
     def _set(self, which: Tensor, vectors: Tensor) -> None:
         """Let the codes marked in ``which`` be these vectors, each as if seen ``restart`` times a batch."""
-        for buffer, value in ((self.vectors, vectors), (self.sums, vectors * self.restart)):
-            buffer.copy_(torch.where(which[:, None], value, buffer))
+        self.vectors.copy_(torch.where(which[:, None], vectors, self.vectors))
         self.counts.masked_fill_(which, self.restart)
 
 

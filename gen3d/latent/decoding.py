@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from gen3d.core.error import UserError
 from gen3d.core.precision import precision_context
 from gen3d.latent.halves import Decoder, ResidualBlock
+from gen3d.latent.kl_decoder import Block, KLDecoder
 from gen3d.latent.planes import Planes, Room, Sums
-from gen3d.nn.conv import Conv, slow_on_cpu
+from gen3d.nn.conv import slow_on_cpu
 
 Statistics = Literal["volume", "tile"]
 Read = Callable[[int, int], Tensor]  # planes start to stop along X as (1, C, stop - start, Y, Z)
@@ -30,7 +31,11 @@ OVERLAP = 1  # latent voxels by which tiles with statistics of their own overlap
 
 @torch.no_grad()
 def decode_bounded(
-    decoder: Decoder, quantised: Tensor, memory: int, statistics: Statistics = "volume", edge: int | None = None
+    decoder: Decoder | KLDecoder,
+    quantised: Tensor,
+    memory: int,
+    statistics: Statistics = "volume",
+    edge: int | None = None,
 ) -> Tensor:
     """Decode a quantised latent (B, c, x, y, z) of any size in bounded memory, one item after the other.
 
@@ -58,7 +63,7 @@ def decode_bounded(
     return volume
 
 
-def tile_edge(decoder: Decoder, latent: Sequence[int], memory: int) -> int:
+def tile_edge(decoder: Decoder | KLDecoder, latent: Sequence[int], memory: int) -> int:
     """Return how many latent voxels along each axis a tile with statistics of its own may have.
 
     Raises:
@@ -74,7 +79,7 @@ def tile_edge(decoder: Decoder, latent: Sequence[int], memory: int) -> int:
     return next(edge for edge in range(max(latent), 0, -1) if needed(edge) <= memory)
 
 
-def _decode_tiles(decoder: Decoder, latent: Tensor, volume: Tensor, edge: int) -> None:
+def _decode_tiles(decoder: Decoder | KLDecoder, latent: Tensor, volume: Tensor, edge: int) -> None:
     h, stride = decoder.head(latent), decoder.stride
     for corner in product(*(range(0, n, edge) for n in h.shape[2:])):
         inside = [(a, min(a + edge, n)) for a, n in zip(corner, h.shape[2:], strict=True)]
@@ -87,13 +92,14 @@ def _box(bounds: Sequence[tuple[int, int]], stride: int) -> tuple[slice, ...]:
     return (slice(None), slice(None), *(slice(stride * start, stride * stop) for start, stop in bounds))
 
 
-def _decode_slabs(decoder: Decoder, latent: Tensor, volume: Tensor, memory: int) -> None:
+def _decode_slabs(decoder: Decoder | KLDecoder, latent: Tensor, volume: Tensor, memory: int) -> None:
     size = list(latent.shape[2:])
     shares = [
         size[1] * size[2] * 4**level * _bytes(inputs, outputs)
         for level, (inputs, outputs) in enumerate(_channels(decoder))
     ]
-    least = (Level.HALO + 1) * max(shares)
+    halo = 4 + 2 * decoder.reach  # planes that a slab takes besides its own, those of the enlarging included
+    least = (halo + 1) * max(shares)
     _check(decoder, size, memory, least, "slab of one plane")
     slabs = max(least, memory // 3)
     room = Room(memory - slabs)
@@ -104,13 +110,13 @@ def _decode_slabs(decoder: Decoder, latent: Tensor, volume: Tensor, memory: int)
     read: Read = stored.read
     for number, (blocks, share) in enumerate(zip(decoder.levels, shares, strict=True)):
         if number:
-            read, size = enlarged(stored, decoder.enlarge[number - 1]), [2 * n for n in size]
-        level = Level(size, min(DEEPEST, slabs // share - Level.HALO), room, stored.dtype, stored.device)
+            read, size = enlarged(stored, decoder.enlarge[number - 1], decoder.reach), [2 * n for n in size]
+        level = Level(size, min(DEEPEST, slabs // share - halo), room, stored.dtype, stored.device)
         sums = level.gather(read)
         for block in blocks:
             stored, sums = level.through(block, read, sums, stored)
             read = stored.read
-    last = level.convolved(read, sums, decoder.out_norm, decoder.out)
+    last = level.convolved(read, sums, decoder.out_norm, decoder.out, silu=decoder.silu_last)
     for start, stop in level.slabs():
         volume[:, :, start:stop] = last(start, stop)
     stored.close()
@@ -125,7 +131,6 @@ class Level:
     room: Room
     dtype: torch.dtype
     device: torch.device
-    HALO = 6  # planes that a slab takes besides its own, those of the enlarging included
 
     def slabs(self) -> Iterator[tuple[int, int]]:
         for start in range(0, self.size[0], self.depth):
@@ -147,7 +152,7 @@ class Level:
             where.write(start, planes)
         return sums
 
-    def through(self, block: ResidualBlock, read: Read, sums: Sums, stored: Planes) -> tuple[Planes, Sums]:
+    def through(self, block: ResidualBlock | Block, read: Read, sums: Sums, stored: Planes) -> tuple[Planes, Sums]:
         """Apply a residual block to what ``read`` gives, which comes from ``stored`` and takes its place."""
         hidden = self.planes(block.conv1)
         hidden_sums = self.keep(self.convolved(read, sums, block.norm1, block.conv1), hidden)
@@ -161,10 +166,10 @@ class Level:
             stored.close()
         return result, sums
 
-    def planes(self, conv: Conv) -> Planes:
+    def planes(self, conv: nn.Conv3d) -> Planes:
         return Planes(self.size, conv.out_channels, self.dtype, self.device, self.room)
 
-    def convolved(self, read: Read, sums: Sums, norm: nn.GroupNorm, conv: Conv) -> Read:
+    def convolved(self, read: Read, sums: Sums, norm: nn.GroupNorm, conv: nn.Conv3d, *, silu: bool = True) -> Read:
         """Return how to read the convolution of the normed volume."""
         scale, shift = sums.affine(norm)
 
@@ -173,31 +178,32 @@ class Level:
             x = read(low, high)[0].movedim(0, -1)
             y = x.new_zeros(stop - start + 2, *x.shape[1:])
             for plane, normed in zip(x, y[low - start + 1 :], strict=False):  # one by one, to stay in a CPU's cache
-                normed.copy_(nnf.silu(torch.addcmul(shift, plane, scale), inplace=True))
+                answer = torch.addcmul(shift, plane, scale)
+                normed.copy_(nnf.silu(answer, inplace=True) if silu else answer)
             return _convolve(conv, y.movedim(-1, 0)[None])
 
         return planes
 
 
-def enlarged(stored: Planes, conv: nn.Module) -> Read:
-    """Return how to read the enlargement of a stored volume; an output plane depends on two input planes."""
+def enlarged(stored: Planes, conv: nn.Module, reach: int) -> Read:
+    """Return how to read the enlargement of a stored volume."""
     planes = stored.shape[0]
 
     def read(start: int, stop: int) -> Tensor:
-        low, high = max((start - 1) // 2, 0), min(stop // 2 + 1, planes)
+        low, high = max((start + 1) // 2 - reach, 0), min(stop // 2 + reach, planes)
         return conv(stored.read(low, high))[:, :, start - 2 * low : stop - 2 * low]
 
     return read
 
 
-def _convolve(conv: Conv, x: Tensor) -> Tensor:
+def _convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """Convolve planes that bring their neighbours along X with them."""
     if slow_on_cpu(x):
         return torch.mkldnn_convolution(x, conv.weight, conv.bias, (0, 1, 1), (1, 1, 1), (1, 1, 1), 1)
     return nnf.conv3d(x, conv.weight, conv.bias, padding=(0, 1, 1))
 
 
-def _channels(decoder: Decoder) -> list[tuple[int, int]]:
+def _channels(decoder: Decoder | KLDecoder) -> list[tuple[int, int]]:
     """Channels that enter and leave each level, coarsest first."""
     return list(pairwise([decoder.channels[0], *decoder.channels]))
 
@@ -207,7 +213,7 @@ def _bytes(inputs: int, outputs: int) -> int:
     return 4 * 2 * (inputs + outputs)
 
 
-def _check(decoder: Decoder, latent: Sequence[int], memory: int, tile: int, name: str) -> None:
+def _check(decoder: Decoder | KLDecoder, latent: Sequence[int], memory: int, tile: int, name: str) -> None:
     head = math.prod(latent) * 4 * (4 * decoder.channels[0] + 6 * decoder.inner)
     if memory < (needed := max(tile, head)):
         size = " x ".join(str(n * decoder.stride) for n in latent)

@@ -89,7 +89,11 @@ class Decoder(nn.Module):
         stride: Voxels per latent voxel along an axis.
         channels: Channels of each level, coarsest first.
         inner: Channels of queries, keys and values each.
+        silu_last: Whether SiLU stands between the last norm and the last convolution.
+        reach: Input planes beside its own that a plane of an enlarged volume depends on.
     """
+
+    silu_last, reach = True, 1
 
     def __init__(self, config: PatchVolumeConfig) -> None:
         super().__init__()

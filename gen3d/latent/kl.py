@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from gen3d.core.error import UserError
 from gen3d.core.precision import precision_context
+from gen3d.latent.decoding import decode_bounded
+from gen3d.latent.kl_decoder import KLDecoder
 
 LOG_VARIANCE = -6.0  # at which an untrained encoder starts: from 0 a short training spends itself on noise
 
@@ -58,6 +60,7 @@ class KL(nn.Module):
     Attributes:
         stride: Voxels for each latent voxel along an axis.
         latent_channels: c.
+        memory: Bytes that decoding without a gradient may take besides the weights; None: the whole volume at once.
 
     Raises:
         UserError: MONAI is not installed, or einops, which its attention needs.
@@ -70,6 +73,7 @@ class KL(nn.Module):
         self.network: Any = build_network(config).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, LOG_VARIANCE)
         self.compute_dtype = torch.float32
+        self.memory: int | None = None
 
     def moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latent; repeats the far edge up to a multiple of the stride."""
@@ -81,7 +85,14 @@ class KL(nn.Module):
         return mean.float().contiguous(), deviation.float().contiguous()
 
     def voxels(self, latent: Tensor) -> Tensor:
-        """Decode a latent to a volume, float32."""
+        """Decode a latent to a volume, float32.
+
+        Raises:
+            UserError: ``memory`` is too little for one slab of one plane, or the decoder attends in its levels.
+        """
+        if self.memory is not None and not torch.is_grad_enabled():
+            decoder = KLDecoder(self.network, self.config.middle[1], self.compute_dtype)
+            return decode_bounded(decoder, latent, self.memory)
         with precision_context(latent.device, self.compute_dtype):
             volume: Tensor = self.network.decode(latent.to(memory_format=torch.channels_last_3d))
         return volume.float().contiguous()
@@ -90,8 +101,9 @@ class KL(nn.Module):
 def build_network(config: KLConfig) -> nn.Module:
     """Build MONAI's network without weights of its own choice.
 
-    MAISI's splits convolutions along one axis and rounds norms to float16 to save memory; both are off here: the split
-    is wrong where it does not divide the volume, and float16 is what ``gen3d.core.precision`` decides.
+    MAISI's splits convolutions along one axis, rounds norms to float16 and puts their groups together on the CPU, to
+    save memory; all are off here: the split is wrong where it does not divide the volume, and float16 is what
+    ``gen3d.core.precision`` decides.
     """
     levels = len(config.channels)
     shape: dict[str, Any] = {
@@ -111,12 +123,14 @@ def build_network(config: KLConfig) -> nn.Module:
     }
     network: nn.Module
     try:
-        from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+        from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
         from monai.networks.nets import AutoencoderKL
 
         if config.architecture == "maisi":
             plain = {"num_splits": 1, "norm_float16": False, "save_mem": False}
             network = AutoencoderKlMaisi(num_channels=config.channels, **plain, **shape)
+            for norm in (part for part in network.modules() if isinstance(part, MaisiGroupNorm3D)):
+                norm.__class__ = nn.GroupNorm
         else:
             network = AutoencoderKL(channels=config.channels, **shape)
     except ImportError as error:  # MONAI's attention is made with einops

@@ -1,4 +1,4 @@
-"""The tri-plane perceptual loss: LPIPS of random slices along each axis (Zhang et al. 2018), from given weights."""
+"""Perceptual losses from given weights: LPIPS of random slices of each axis (Zhang et al. 2018), or features in 3D."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from gen3d.core.checkpoint import load_state
 from gen3d.core.error import UserError
 from gen3d.core.randomness import Key, derive, uniform
+from gen3d.metrics.feature_networks import medicalnet_network
+from gen3d.metrics.weights import load_state as load_weights
+from gen3d.metrics.weights import read_state
 
 WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)  # 0 halves the size
 COMPARED = (1, 4, 8, 12, 16)  # of these, whose answers LPIPS compares
@@ -25,16 +28,25 @@ class PerceptualConfig:
         vgg: VGG-16 as torchvision stores it, ``vgg16-397923af.pth`` or its features alone.
         lpips: The linear layers of LPIPS, ``vgg.pth`` of its authors; without them all channels count alike.
         share: Of the slices along each axis that are looked at.
+        medicalnet: MedicalNet's ``resnet_10_23dataset.pth``, which looks at volumes, instead of ``vgg``.
     """
 
     weight: float = 0.0
     vgg: str = ""
     lpips: str = ""
     share: float = 0.2
+    medicalnet: str = ""
 
     def __post_init__(self) -> None:
-        if self.weight and not self.vgg:
-            raise ValueError("perceptual: expected vgg, a file with the weights of VGG-16, or weight 0")
+        if self.weight and bool(self.vgg) == bool(self.medicalnet):
+            raise ValueError(
+                "perceptual: expected vgg, a file with the weights of VGG-16, or medicalnet, one of them; or weight 0"
+            )
+
+
+def build_perceptual(config: PerceptualConfig) -> "TriPlane | Volumetric":
+    """Build the loss whose weights are named."""
+    return Volumetric(Path(config.medicalnet)) if config.medicalnet else TriPlane(config)
 
 
 class TriPlane(nn.Module):
@@ -104,3 +116,34 @@ class TriPlane(nn.Module):
                     weight.data.copy_(linear[f"lin{level}.model.1.weight"].flatten())
         except (KeyError, RuntimeError) as error:
             raise UserError(f"{lpips or vgg}: not the weights that were expected ({error})") from None
+
+
+class Volumetric(nn.Module):
+    r"""$mean_{voxels} \| \hat f(a) - \hat f(b) \|^2$, the last features of MedicalNet's ResNet-10 at unit length.
+
+    Each volume is brought to mean 0 and deviation 1 first, as MedicalNet was trained (Chen et al. 2019,
+    https://arxiv.org/abs/1904.00625). It is no part of a saved model and never trained.
+
+    Raises:
+        UserError: The file of weights is missing, damaged or of another network.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        network = medicalnet_network(10)
+        try:
+            state = {k: v for k, v in read_state(weights).items() if not k.startswith("conv_seg.")}
+            load_weights(network, state, what=f"MedicalNet's ResNet-10 in {weights}")
+        except (ValueError, OSError) as error:
+            raise UserError(f"perceptual.medicalnet: {error}") from None
+        parts = dict(network.named_children())
+        names = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        self.features = nn.Sequential(*(parts[name] for name in names))
+        self.requires_grad_(False).eval()
+
+    def forward(self, one: Tensor, other: Tensor, keys: Sequence[Key]) -> Tensor:
+        """Compare volumes (B, 1, X, Y, Z) on any grey scale; ``keys`` draw nothing."""
+        x = torch.cat([one, other]).float()
+        mean, deviation = x.mean((1, 2, 3, 4), keepdim=True), x.std((1, 2, 3, 4), keepdim=True)
+        a, b = nnf.normalize(self.features((x - mean) / (deviation + 1e-6)), dim=1, eps=1e-10).chunk(2)
+        return (a - b).square().sum(1).mean()

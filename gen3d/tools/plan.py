@@ -12,7 +12,7 @@ import torch
 from gen3d.core.config import build
 from gen3d.core.draws import collate
 from gen3d.core.error import UsageError
-from gen3d.core.footprint import Footprint, blank_example, footprints, sampling_memory
+from gen3d.core.footprint import Footprint, blank_example, decoding_memory, footprints, sampling_memory
 from gen3d.core.precision import NAMES
 from gen3d.core.system import System
 from gen3d.core.training import Optimization, TrainConfig, make_ready
@@ -49,6 +49,7 @@ class Choice:
     precision: str
     step: Footprint
     sampling: int
+    decoding: int | None
 
     @property
     def flop(self) -> float:
@@ -125,6 +126,7 @@ def choose(system: System, train: TrainConfig, memory: float, *, whole: bool) ->
         precision=precision,
         step=step,
         sampling=sampling_memory(system, example, torch.bfloat16),
+        decoding=decoding_memory(system, example, torch.bfloat16) if hasattr(system, "autoencoder") else None,
     )
 
 
@@ -178,6 +180,7 @@ def described(experiment: Experiment, choice: Choice, memory: float, seconds: fl
         f"  training  {step.memory / 1e9:.1f} GB: weights and moments {step.held / 1e9:.1f}, activations and gradients "
         f"{step.passing / 1e9:.1f}, and 10 % + 0.5 GB allowed for libraries",
         f"  sampling  {choice.sampling / 1e9:.1f} GB in bf16",
+        *([] if choice.decoding is None else [f"  decoding  {choice.decoding / 1e9:.1f} GB at once; less by --memory"]),
         f"  a step    {choice.flop / 1e12:.3g} TFLOP; {train.steps:,} steps of {items}: {samples:,} samples",
     ]
     rates = [(rate.device, choice.flop / rate.flops, rate.source) for rate in RATES if choice.flop > rate.least]

@@ -78,7 +78,7 @@ def test_update_is_the_running_mean_of_van_den_oord() -> None:
     for code in range(6):
         mapped = rows[codes == code]
         count = 0.9 * before["counts"][code] + 0.1 * len(mapped)
-        total = 0.9 * before["sums"][code] + 0.1 * mapped.sum(0)
+        total = 0.9 * before["counts"][code] * before["vectors"][code] + 0.1 * mapped.sum(0)
         assert torch.allclose(codebook.counts[code], count)
         assert torch.allclose(codebook.vectors[code], total / count, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_update_is_the_running_mean_of_van_den_oord() -> None:
 def test_dead_code_becomes_a_vector_of_the_batch() -> None:
     codebook, latent = Codebook(6, 4), batch()
     codebook(latent)
-    codebook.vectors[2] = codebook.sums[2] = 100.0  # so far away that nothing is mapped to it
+    codebook.vectors[2] = 100.0  # so far away that nothing is mapped to it
     codebook.counts[2] = 1.0
     codebook(latent)
     rows = latent.movedim(1, -1).flatten(0, -2)

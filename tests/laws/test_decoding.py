@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gen3d.core.error import UserError
 from gen3d.core.memory import LiveBytes
 from gen3d.latent.decoding import decode_bounded, tile_edge
 from gen3d.latent.diagnostics import seam_index
 from gen3d.latent.halves import PatchVolumeConfig
+from gen3d.latent.kl import KL, KLConfig
 from gen3d.latent.patch_volume import PatchVolume
 from gen3d.latent.planes import Planes, Room
 
@@ -43,6 +44,30 @@ def test_bounded_equals_whole_and_keeps_to_its_memory(stride: int, monkeypatch: 
         used.append(len(files))
     assert used[0] == 0
     assert used[-1] > 0  # what did not fit was in files
+
+
+@pytest.mark.parametrize("changes", [{}, {"architecture": "maisi"}, {"transposed": True}, {"middle": (True, True)}])
+@torch.no_grad()
+def test_kl_decoders_are_bounded_too(changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = KL(KLConfig(**{"channels": (4, 8, 8), "groups": 2, **changes})).eval()
+    for norm in (part for part in network.modules() if isinstance(part, nn.GroupNorm)):
+        nn.init.normal_(norm.bias)
+    latent = torch.randn(2, 4, 11, 5, 6)
+    whole = network.voxels(latent)
+    for memory in (4_000_000, 1_500_000):
+        network.memory = memory
+        with LiveBytes() as live:
+            bounded = network.voxels(latent)
+        assert float((bounded - whole).abs().max()) < 1e-4
+        assert live.peak <= memory
+
+
+def test_a_kl_decoder_that_attends_in_its_levels_decodes_at_once() -> None:
+    network = KL(KLConfig(channels=(4, 8), groups=2, attention=(False, True)))
+    network.memory = 10**9
+    with pytest.raises(UserError, match="--memory: this autoencoder attends in its levels"), torch.no_grad():
+        network.voxels(torch.randn(1, 4, 4, 4, 4))
 
 
 @torch.no_grad()

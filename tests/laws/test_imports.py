@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"core"},
     "spaces": {"core", "nn"},
     **{family: {"data", "spaces", "core", "nn", "samplers"} for family in FAMILIES},
+    "latent": {"data", "spaces", "core", "nn", "samplers", "metrics"},  # a loss that is a metric
     "systems": {*FAMILIES, "core"},
     "interop": {"systems", *FAMILIES, "data", "spaces", "core", "nn", "samplers", "metrics"},
     "tools": {"systems", *FAMILIES, "interop", "data", "spaces", "core", "nn", "samplers", "metrics"},

@@ -31,7 +31,8 @@ from gen3d.latent.discriminator import DiscriminatorConfig
 from gen3d.latent.halves import PatchVolumeConfig
 from gen3d.latent.kl import KLConfig
 from gen3d.latent.patches import Window, mirrored
-from gen3d.latent.perceptual import PerceptualConfig, TriPlane
+from gen3d.latent.perceptual import PerceptualConfig, TriPlane, build_perceptual
+from gen3d.metrics.feature_networks import medicalnet_network
 from gen3d.tools.train import packaged_config, read_experiment
 
 JUDGE = DiscriminatorConfig(width=4, layers=2)
@@ -260,6 +261,32 @@ def test_perceptual_loss_from_given_weights(case: Prepared, tmp_path: Path, monk
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
     with pytest.raises(UserError, match="13 convolutions of VGG-16, found 1"):
         TriPlane(config)
+
+
+def test_perceptual_loss_in_3d_is_monais_from_given_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its oracle is MONAI's, whose download is replaced by the same network."""
+    from monai.losses.perceptual import MedicalNetPerceptualSimilarity
+
+    torch.manual_seed(0)
+    network = medicalnet_network(10).to_empty(device="cpu")
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    for norm in (part for part in network.modules() if isinstance(part, torch.nn.BatchNorm3d)):
+        norm.reset_running_stats()
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "net.pth")
+    loss = build_perceptual(PerceptualConfig(weight=2.0, medicalnet=str(tmp_path / "net.pth")))
+    monkeypatch.setattr(torch.hub, "load", lambda *told, **more: loss.features)
+    real, made = torch.randn(2, 1, 24, 24, 24), torch.randn(2, 1, 24, 24, 24, requires_grad=True)
+    found = loss(made, real, ["k", "l"])
+    assert found.item() == pytest.approx(MedicalNetPerceptualSimilarity()(made, real).mean().item(), rel=1e-4)
+    assert float(loss(real, real, ["k", "l"])) == 0
+    found.backward()
+    assert made.grad is not None
+    assert made.grad.abs().sum() > 0
+    with pytest.raises(UserError, match=r"perceptual\.medicalnet: .*none\.pth"):
+        build_perceptual(PerceptualConfig(weight=2.0, medicalnet=str(tmp_path / "none.pth")))
+    with pytest.raises(ValueError, match="one of them"):
+        PerceptualConfig(weight=2.0, vgg="a", medicalnet="b")
 
 
 @pytest.mark.parametrize("config", [PATCHES, replace(PATCHES, stage="volume", crop=(16, 8, 8)), KL_CONFIG])

@@ -21,7 +21,7 @@ LIMITS_MB = {
     "brain-completion": 6.0,
     "ct-kernel": 2.0,
     "ct-recon": 2.0,
-    "hippocampus-latent": 2.2,
+    "hippocampus-latent": 2.1,  # 2 MiB
     "hippocampus-wdm": 2.0,
     "mri-recon": 2.0,
 }

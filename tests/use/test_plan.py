@@ -66,6 +66,14 @@ def test_the_command_says_settings_memory_and_time(gen3d: Run) -> None:
         assert word in said
 
 
+def test_decoding_is_planned_for_what_decodes() -> None:
+    _, latent = plan(packaged_config("ct_60_24gb"), memory=24e9)
+    assert latent.fits
+    assert latent.decoding is not None
+    assert latent.decoding > latent.sampling
+    assert plan(packaged_config("smoke_wdm"), memory=24e9)[1].decoding is None
+
+
 @pytest.mark.parametrize("asked", ["lots", "0", "-3GB", "12MB"])
 def test_a_strange_amount_of_memory_is_one_line(gen3d: Run, asked: str) -> None:
     words = f"gen3d: --gpu '{asked}': expected gigabytes, such as 12GB\n"
