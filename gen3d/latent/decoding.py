@@ -7,7 +7,7 @@ input is done more than once (three times), so that the largest activation of al
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Literal
@@ -108,7 +108,8 @@ def _decode_slabs(decoder: Decoder | KLDecoder, latent: Tensor, volume: Tensor, 
     stored.write(0, h)
     del h
     read: Read = stored.read
-    for number, (blocks, share) in enumerate(zip(decoder.levels, shares, strict=True)):
+    levels: list[Iterable[ResidualBlock | Block]] = list(decoder.levels)
+    for number, (blocks, share) in enumerate(zip(levels, shares, strict=True)):
         if number:
             read, size = enlarged(stored, decoder.enlarge[number - 1], decoder.reach), [2 * n for n in size]
         level = Level(size, min(DEEPEST, slabs // share - halo), room, stored.dtype, stored.device)
