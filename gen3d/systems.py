@@ -18,6 +18,8 @@ SYSTEMS = {
     "diffusionct": "gen3d.latent.diffusionct:DiffusionCT",
     "diffusionct-ae": "gen3d.latent.kernel_autoencoder:DiffusionCTAutoencoder",
     "kernel-flow": "gen3d.latent.kernel_flow:KernelFlow",
+    "forecast": "gen3d.sequence.forecast:Forecast",
+    "sadm": "gen3d.sequence.sadm:SADM",
 }
 
 

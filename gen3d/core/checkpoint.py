@@ -145,7 +145,7 @@ def load_system(kind: type[S], folder: Path) -> S:
         tree = read_json(folder / name / "config.json")
         tree.pop("_class_name", None)
         if name in {f.name for f in fields(kind.Config)}:
-            config[name] = tree
+            config[name] = tree["value"] if tree.keys() == {"value"} else tree
     system = kind(build(kind.Config, config, str(folder / INDEX)))
     system.provenance = dict(index.get("provenance", {}))
     for name in kind.components:

@@ -42,7 +42,8 @@ def blank_example(system: System) -> Example:
     count = len(system.config.contrasts)
     voxels = np.zeros((count, *system.training_size), dtype=np.float16)
     scales = (Scale(low=-3.0, high=3.0),) * count
-    case = Prepared("blank", "blank", voxels, np.ones(count, dtype=bool), None, (1.0, 1.0, 1.0), scales)
+    mask = np.zeros(system.training_size, dtype=np.uint8) if getattr(system.config, "labels", ()) else None
+    case = Prepared("blank", "blank", voxels, np.ones(count, dtype=bool), mask, (1.0, 1.0, 1.0), scales)
     return system.example(case, "blank")
 
 

@@ -265,12 +265,14 @@ class Prepared:
     Attributes:
         name: Of the case.
         patient: Whose it is.
-        voxels: (C, X, Y, Z) float32 or float16, may be a memory map; 0 where a contrast is absent.
+        voxels: (C, X, Y, Z) float32 or float16, may be a memory map; 0 where a contrast is absent. Where there are
+            ``days``, C are the visits of a patient in one contrast.
         present: (C,) bool, which contrasts are there.
         lesion: (X, Y, Z) uint8, if there is a mask.
         spacing: In mm, along the array's axes.
         scales: The intensity map of each contrast, None where absent.
         placement: The way back to the file's grid, if there is a file.
+        days: Of a patient's visits, rising.
     """
 
     name: str
@@ -281,6 +283,7 @@ class Prepared:
     spacing: tuple[float, float, float]
     scales: tuple[Scale | None, ...]
     placement: Placement | None = None
+    days: np.ndarray | None = None
 
 
 def centred_affine(axes: str, size: Triple, spacing: tuple[float, float, float]) -> np.ndarray:

@@ -140,6 +140,7 @@ def load_case(place: Path) -> Prepared:
         tuple(record["spacing"]),
         tuple(scale and Scale(**scale) for scale in record["scales"]),
         _placement(record["placement"]),
+        None if record.get("days") is None else np.array(record["days"], dtype=np.float64),
         quantiles=np.array(record["quantiles"]),
     )
 
@@ -164,6 +165,7 @@ def _record(case: Prepared) -> dict[str, Any]:
         "spacing": list(case.spacing),
         "scales": [scale and asdict(scale) for scale in case.scales],
         "placement": placement and {**vars(placement), "affine": np.asarray(placement.affine).tolist()},
+        "days": None if case.days is None else case.days.tolist(),
     }
 
 

@@ -58,14 +58,31 @@ def read_labels(path: Path | str, *, flat: bool = False) -> Volume:
     return Volume(labels.astype(np.int16), np.array(image.affine, dtype=np.float64), None, path, image.header)
 
 
-def _load(path: Path, dtype: type[np.float32], *, flat: bool) -> tuple[Any, np.ndarray]:
+def read_frames(path: Path | str) -> list[Volume]:
+    """Read a 4D file, one volume for each point of its fourth axis.
+
+    Raises:
+        UserError: as ``read`` does of every volume, and if there are not several.
+    """
+    path = Path(path)
+    image, voxels = _load(path, np.float32, flat=False, frames=True)
+    affine = np.array(image.affine, dtype=np.float64)
+    for index, frame in enumerate(np.moveaxis(voxels, 3, 0)):
+        if not np.isfinite(frame).all() or frame.min() == frame.max():
+            raise UserError(f"{path}: volume {index + 1} is constant or not finite; expected images; export it again")
+    return [
+        Volume(np.ascontiguousarray(frame), affine, None, path, image.header) for frame in np.moveaxis(voxels, 3, 0)
+    ]
+
+
+def _load(path: Path, dtype: type[np.float32], *, flat: bool, frames: bool = False) -> tuple[Any, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a NIfTI file (.nii or .nii.gz)")
     if not path.name.lower().endswith(ENDINGS):
         raise UserError(f"{path}: not a NIfTI file; expected a name ending in .nii or .nii.gz; convert it first")
     try:
         image: Any = nib.load(path)
-        shape = _spatial_shape(path, image.shape, flat=flat)
+        shape = _frames_shape(path, image.shape) if frames else _spatial_shape(path, image.shape, flat=flat)
         if image.get_data_dtype().kind not in "iuf":
             raise UserError(f"{path}: voxels are {image.get_data_dtype()}; expected one real number per voxel")
         with np.errstate(over="ignore"):
@@ -87,6 +104,12 @@ def _spatial_shape(path: Path, shape: tuple[int, ...], *, flat: bool) -> tuple[i
     if 1 in spatial and not flat:
         raise UserError(f"{path}: 2D, shape {shape}; expected a 3D volume; stack the slices into one file")
     return spatial
+
+
+def _frames_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 4 or shape[3] < 2 or 1 in shape[:3]:
+        raise UserError(f"{path}: {len(shape)}D, shape {shape}; expected 4D, several 3D volumes in order of time")
+    return shape
 
 
 def write(volume: Volume, path: Path | str, like: Volume | None = None, description: str = "") -> None:

@@ -40,7 +40,7 @@ def find(path: Path, vocabulary: Vocabulary) -> list[Study]:
     Raises:
         UserError: if it can't be read, or its header names no case or no contrast, or one of these twice.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     if not rows:
         raise UserError(f"{path}: empty; {_EXPECTED}")
     (_, header), *cases = rows
@@ -83,8 +83,12 @@ def _study(path: Path, line: int, row: Sequence[str], columns: _Columns, problem
     return Study(name, path, files, place, patient, naming, lesion, mask, problem, columns.notes)
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and cells of every line that is not empty."""
+def read_rows(path: Path, expected: str = _EXPECTED) -> list[tuple[int, list[str]]]:
+    """Return line number and cells of every line of a table that is not empty.
+
+    Raises:
+        UserError: if it can't be read; it ends in what was ``expected``.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = text.split("\n", 1)[0]
@@ -92,9 +96,9 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({(error.strerror or 'error').lower()}); {_EXPECTED}") from None
+        raise UserError(f"{path}: can't be read ({(error.strerror or 'error').lower()}); {expected}") from None
     except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path}: not a text table in UTF-8; {_EXPECTED}; save it as CSV UTF-8") from None
+        raise UserError(f"{path}: not a text table in UTF-8; {expected}; save it as CSV UTF-8") from None
     return [(line, row) for line, row in rows if any(row)]
 
 

@@ -224,6 +224,9 @@ def make_system(
     if experiment.init:
         start_from(system, find_model(experiment.init))
     system.provenance = provenance(experiment, system.config.contrasts, cases, validation)
+    if horizon := getattr(system, "horizon", None):
+        system.provenance["envelope"]["horizon_days"] = list(horizon(cases))
+        system.provenance["time_unit"] = system.config.unit
     if experiment.init:
         system.provenance["base"] = base_of(experiment.init)
     if experiment.parts:

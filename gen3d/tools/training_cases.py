@@ -1,8 +1,10 @@
 """What a model is trained on: folders of real cases, an archive of studies, simulated brains; through the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gen3d.core.error import UserError
 from gen3d.core.system import System
@@ -23,6 +25,8 @@ class Source:
         weight: Share of the draws, relative to the other sources.
         licence: Of the data, for the model card.
         contrast: What every scan that lies right in the folder shows, where their names don't say; masks are left out.
+            Of sequences, which scan of each visit.
+        sequences: Whether the visits of a patient, or the frames of a 4D file, are learnt from as a sequence.
     """
 
     path: str
@@ -30,6 +34,7 @@ class Source:
     weight: float = 1.0
     licence: str = "not stated"
     contrast: str | None = None
+    sequences: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,16 @@ def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float
         return cases, [1.0] * len(cases)
     cases = archived(data, system) if data.archive else []
     weights = [(sum(source.weight for source in data.sources) or 1.0) / len(cases) for _ in cases]
-    groups: list[tuple[float, Sequence[Study | int]]] = [
-        *((source.weight, real_cases(source, data)) for source in ([] if data.archive else data.sources)),
-        (data.phantoms.weight, phantom_seeds(data.phantoms)),
+    phantoms = data.phantoms
+    seeds = range(phantoms.first_seed, phantoms.first_seed + phantoms.count)
+    groups: list[tuple[float, Sequence[Callable[[], Prepared]]]] = [
+        *((source.weight, makers(source, data, system)) for source in ([] if data.archive else data.sources)),
+        (phantoms.weight, [partial(simulated, seed, data, system) for seed in seeds]),
     ]
     with shown_progress("preparing", sum(len(group) for _, group in groups)) as advance:
         for weight, group in groups:
-            for item in group:
-                cases.append(simulated(item, data, system) if isinstance(item, int) else stored(item, data, system))
+            for make in group:
+                cases.append(make())
                 weights.append(weight / len(group))
                 advance(len(weights), cases[-1].name)
     if not cases:
@@ -121,6 +128,34 @@ def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float
             "data: no training cases; expected data.sources with cases in them, or data.phantoms.count above 0"
         )
     return cases, weights
+
+
+def makers(source: Source, data: DataConfig, system: System) -> Sequence[Callable[[], Prepared]]:
+    """Return what makes each training case of a source.
+
+    Raises:
+        UserError: There is none, or the system does not learn from sequences.
+    """
+    if source.sequences and not hasattr(system, "prepare_patient"):
+        raise UserError(f"data.sources: {source.path}: {system.name} does not learn from sequences; leave it out")
+    if source.sequences:
+        found = [partial(followed, path, source, data, system) for path in real_patients(source, data)]
+    else:
+        found = [partial(stored, study, data, system) for study in real_cases(source, data)]
+    if not found:
+        raise UserError(f"data.sources: {source.path}: no training cases left in it")
+    return found
+
+
+def followed(path: Path, source: Source, data: DataConfig, system: Any) -> Prepared:
+    """Return a patient's visits as the cache holds them, prepared anew where files or settings have changed."""
+    from gen3d.data.nifti import without_ending
+    from gen3d.data.visits import read_patient
+
+    files = [path, *path.rglob("*"), path.with_name(f"{without_ending(path)}.json")]  # the last: times of a 4D file
+    key, settings = f"sequence/{path}/{source.contrast}", preparation(system)
+    make = partial(read_patient, path, source.contrast)
+    return cache.refresh({key: files}, Path(data.cache), settings, lambda _: system.prepare_patient(make()))[0]
 
 
 def stored(study: Study, data: DataConfig, system: System) -> Prepared:
@@ -240,24 +275,24 @@ def preparation(system: System) -> tuple[object, ...]:
 
 
 def real_cases(source: Source, data: DataConfig) -> list[Study]:
-    """List a source's training cases.
-
-    Raises:
-        UserError: There is none.
-    """
+    """List a source's training cases."""
     from gen3d.data.studies import find_studies, read_aliases, scans_of
 
     aliases = read_aliases(Path(data.aliases)) if data.aliases else None
-    path, cases = Path(source.path), []
-    for study in scans_of(path, source.contrast) if source.contrast else find_studies(path, aliases):
-        kept_out = source.dataset is not None and not data.use_test_cases and is_test(source.dataset, study.name)
-        if not kept_out and study.name not in data.hold_out:
-            cases.append(study)
-    if not cases:
-        raise UserError(f"data.sources: {source.path}: no training cases left in it")
-    return cases
+    path = Path(source.path)
+    found = scans_of(path, source.contrast) if source.contrast else find_studies(path, aliases)
+    return [study for study in found if trained_on(study.name, source, data)]
 
 
-def phantom_seeds(phantoms: Phantoms) -> range:
-    """Return the seeds of the phantoms."""
-    return range(phantoms.first_seed, phantoms.first_seed + phantoms.count)
+def real_patients(source: Source, data: DataConfig) -> list[Path]:
+    """List a source's training patients with several visits."""
+    from gen3d.data.nifti import without_ending
+    from gen3d.data.visits import find_patients
+
+    return [path for path in find_patients(source.path) if trained_on(without_ending(path), source, data)]
+
+
+def trained_on(name: str, source: Source, data: DataConfig) -> bool:
+    """Tell whether a case is neither held out nor a test case."""
+    kept_out = source.dataset is not None and not data.use_test_cases and is_test(source.dataset, name)
+    return not kept_out and name not in data.hold_out

@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "spaces": {"core", "nn"},
     **{family: {"data", "spaces", "core", "nn", "samplers"} for family in FAMILIES},
     "latent": {"data", "spaces", "core", "nn", "samplers", "metrics"},  # a loss that is a metric
+    "sequence": {"latent", "data", "spaces", "core", "nn", "samplers"},  # whose autoencoders make its latent space
     "systems": {*FAMILIES, "core"},
     "interop": {"systems", *FAMILIES, "data", "spaces", "core", "nn", "samplers", "metrics"},
     "tools": {"systems", *FAMILIES, "interop", "data", "spaces", "core", "nn", "samplers", "metrics"},
