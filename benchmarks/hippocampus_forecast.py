@@ -29,7 +29,7 @@ from gen3d.core.randomness import derive
 from gen3d.data.simulated_change import blurred, draw_missing, simulate
 from gen3d.data.splits import is_test
 from gen3d.data.studies import find_studies, read_study
-from gen3d.metrics import paired_interval
+from gen3d.metrics.paired import paired_interval
 from gen3d.metrics.ssim import ssim_map
 from gen3d.tools.sampling import choose_walk, drawn
 

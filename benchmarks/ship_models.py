@@ -34,6 +34,7 @@ SHIPPED = {  # configuration, and the results file that goes onto the card
     "hippocampus-latent": ("hippocampus_latent", "hippocampus_latent.md"),
     "ct-kernel": ("ct_kernel", "ct_kernels.md"),
     "ct-recon": ("ct_recon", "reconstruction.md"),
+    "hippocampus-forecast": ("hippocampus_forecast", "hippocampus_forecast.md"),
     "mri-recon": ("mri_recon", "reconstruction.md"),
 }
 BASELINES = {"quadratic": "voxel-wise quadratic regression", "copy": "best copy of a given contrast"}

@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -349,7 +349,11 @@ def export(
 def generate(
     model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", show_default=False)],
     out: Out,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many scans.")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many scans; of each mask.")] = 1,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Labels that lead a control model, or a folder of them.", show_default=False),
+    ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
     seed: Seed = 0,
@@ -381,6 +385,7 @@ def generate(
             model,
             out,
             count,
+            mask=mask,
             steps=steps,
             sampler=sampler,
             seed=seed,
@@ -393,6 +398,7 @@ def generate(
             guidance=guidance,
             memory=None if memory is None else parsed_memory(memory),
             advance=lambda share, words: advance(int(100 * share), words),
+            failed=lambda mask, error: note(f"{mask}: {one_line(error)}"),
             note=note,
         )
     for path in paths:
@@ -456,6 +462,79 @@ def standardize(
             dry_run=dry_run,
             advance=lambda share, words: advance(int(100 * share), words),
             done=lambda name, report: print("\n".join(summary(name, report))),
+            failed=failed,
+            note=note,
+        )
+
+
+@app.command()
+def forecast(
+    source: Annotated[
+        Path,
+        typer.Option("-i", "--input", help="A patient's folder, a 4D NIfTI, a folder of patients.", show_default=False),
+    ],
+    out: Out,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="When: 2027-05-01, or days after the last visit: +365; several: +180,+365.", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Plausible images, for the spread; 0: the expected one alone.")] = 8,
+    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "hippocampus-forecast",
+    contrast: Annotated[
+        str | None, typer.Option(help="Which scan, where visits hold several: flair.", show_default=False)
+    ] = None,
+    dates: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with columns visit,date or visit,day [dates.csv in the folder, else names].", show_default=False
+        ),
+    ] = None,
+    align: Annotated[bool, typer.Option("--align", help="Move all visits rigidly to the last.")] = False,
+    hide_last: Annotated[
+        bool, typer.Option("--hide-last", help="Hide the last visit, forecast it and compare, beside a copy.")
+    ] = False,
+    rollout: Annotated[
+        float | None,
+        typer.Option(help="Also go there in steps of so many days, and tell the drift.", show_default=False),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--write-samples", help="Write each sample too.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    report: Annotated[Path | None, typer.Option(help="A JSON file for all outcomes.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Forecast a patient's scan at a later date from the earlier visits, beside the copied last visit."""
+    from gen3d.tools.forecast import Request
+    from gen3d.tools.forecast import forecast as run
+    from gen3d.tools.forecast_scores import summary
+    from gen3d.tools.progress import progress_bar
+
+    def done(row: Mapping[str, Any]) -> None:
+        print("\n".join(summary(row)))
+        if not dry_run:
+            print(f"  in {out / row['place']}")
+
+    def failed(patient: str, error: Exception) -> None:
+        print(f"gen3d: {patient}: {one_line(error)}", file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+
+    with progress_bar("forecast", 100) as advance:
+        run(
+            source,
+            out,
+            model,
+            Request(tuple(separated(at or [])), samples, contrast, dates, align, hide_last, rollout, keep, seed),
+            device=device,
+            precision=precision,
+            dry_run=dry_run,
+            report=report,
+            advance=lambda share, words: advance(int(100 * share), words),
+            done=done,
             failed=failed,
             note=note,
         )
@@ -807,7 +886,9 @@ def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
 
 
 def completed(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments, "finest" put behind an ``--align`` that names no contrast."""
+    """Return the arguments, "finest" put behind an ``--align`` that names no contrast; forecast's names none."""
+    if arguments[:1] == ["forecast"]:
+        return list(arguments)
     lines = [*arguments, "-"]
     bare = [word == "--align" and after.startswith("-") for word, after in pairwise(lines)]
     return [

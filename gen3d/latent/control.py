@@ -12,19 +12,21 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor, nn
+from torch import Tensor
 
 from gen3d.core.condition import Condition
 from gen3d.core.denoiser import Denoiser
 from gen3d.core.error import UserError
+from gen3d.core.linear import least_squares
 from gen3d.core.randomness import Key
 from gen3d.core.system import Example, Objective
-from gen3d.core.volume import Case, Prepared
+from gen3d.core.volume import Case, Placement, Prepared, Volume, turned
 from gen3d.core.wrap import Denoise, consistent
 from gen3d.data.measurement import Acquisitions, Measurement, measure
-from gen3d.latent.biflownet import BiFlowEncoder, BiFlowNet, BiFlowNetConfig
+from gen3d.data.patches import centred_start
+from gen3d.data.prepare import prepare
+from gen3d.latent.controlnet import Controlled, ControlNet
 from gen3d.latent.meddiffusion import MedDiffusion, MedDiffusionConfig, volume_size
-from gen3d.nn.conv import Conv, zeroed
 from gen3d.spaces.latent import Latent
 
 
@@ -59,46 +61,6 @@ class ControlConfig(MedDiffusionConfig):
         return self.mask_labels if self.task == "mask" else self.network.channels
 
 
-class ControlNet(nn.Module):
-    """A copy of the encoder half whose features pass 1x1 convolutions that start at zero.
-
-    (B, channels, x, y, z), times (B,) and the hint (B, hint_channels, x, y, z) -> one residual for each of the frozen
-    encoder's features.
-    """
-
-    def __init__(self, config: BiFlowNetConfig, hint_channels: int) -> None:
-        super().__init__()
-        self.hint = zeroed(Conv(hint_channels, config.width, kernel=1))
-        self.encoder = BiFlowEncoder(config)
-        self.out = nn.ModuleList(zeroed(Conv(c, c, kernel=1)) for c in self.encoder.feature_channels)
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None, vector: Tensor | None, hint: Tensor) -> list[Tensor]:
-        features = self.encoder(x, t, label, vector, self.hint(hint)).features
-        return [conv(h) for conv, h in zip(self.out, features, strict=True)]
-
-
-class Controlled(nn.Module):
-    """The frozen network with the residuals of its ControlNet, called like the network; ``channels`` is the hint."""
-
-    def __init__(self, network: BiFlowNet, control: ControlNet) -> None:
-        super().__init__()
-        self.network, self.control = network, control
-        self.stride = network.stride
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        *,
-        channels: Tensor,
-        label: Tensor | None = None,
-        vector: Tensor | None = None,
-    ) -> Tensor:
-        residuals = self.control(x, t, label, vector, channels)
-        out: Tensor = self.network(x, t, label=label, vector=vector, residuals=residuals)
-        return out
-
-
 class Control(MedDiffusion):
     """A frozen latent diffusion model led by a mask or a measurement; only the ControlNet learns, by the same loss.
 
@@ -110,6 +72,7 @@ class Control(MedDiffusion):
     name = "control"
     Config = ControlConfig
     components = ("network", "control", "autoencoder", "space")
+    adjustable = ("label", "guidance")
     config: ControlConfig
 
     def __init__(self, config: ControlConfig) -> None:
@@ -144,25 +107,38 @@ class Control(MedDiffusion):
     def example(self, case: Case | Prepared, key: Key | None = None) -> Example:
         """Return what the frozen model's does, always with ``voxels``, and for masks ``mask`` (1, 1, X, Y, Z) int64.
 
+        A case that is to be measured is taken whole, whatever the canvas of training.
+
         Raises:
             UserError: The case has no mask, or one with more labels than the model knows.
         """
-        prepared = case if isinstance(case, Prepared) else self.prepare(case)
+        config = self.config
+        if isinstance(case, Prepared):
+            prepared = case
+        elif config.task == "mask":
+            prepared = self.prepare(case)
+        else:
+            prepared = prepare(case, config.contrasts, config.axes, config.intensity)
         example = {
             **super().example(prepared, key),
             "voxels": torch.from_numpy(np.array(prepared.voxels, np.float32))[None],
         }
-        if self.config.task == "mask":
+        if config.task == "mask":
             if prepared.lesion is None:
                 raise UserError(f"{prepared.name}: has no mask; this model is led by one; put it beside the scan")
-            mask = torch.from_numpy(np.array(prepared.lesion)).long()[None, None]
-            if (most := int(mask.max())) >= self.config.mask_labels:
-                known = f"0 to {self.config.mask_labels - 1}"
-                raise UserError(
-                    f"{prepared.name}: its mask holds label {most}; this model knows {known}; renumber them"
-                )
-            example["mask"] = mask
+            example["mask"] = self.labelled(prepared.lesion, prepared.name)
         return example
+
+    def labelled(self, mask: np.ndarray, name: object) -> Tensor:
+        """Return a mask as a tensor, (1, 1, X, Y, Z) int64.
+
+        Raises:
+            UserError: It holds more labels than the model knows.
+        """
+        if (most := int(mask.max())) >= self.config.mask_labels:
+            known = f"0 to {self.config.mask_labels - 1}"
+            raise UserError(f"{name}: its mask holds label {most}; this model knows {known}; renumber them")
+        return torch.from_numpy(np.array(mask)).long()[None, None]
 
     def blank(self) -> Example:
         """Refuse: there is nothing to be led by.
@@ -170,11 +146,45 @@ class Control(MedDiffusion):
         Raises:
             UserError: Always.
         """
-        raise UserError("this model is led by a mask or a measurement: use gen3d reconstruct, or another --model")
+        if self.config.task == "mask":
+            raise UserError("this model is led by a mask: give one or a folder of them by --mask, or another --model")
+        raise UserError("this model is led by a measurement: use gen3d reconstruct, or another --model")
 
-    def nothing_at_zero(self, voxels: Tensor) -> Tensor:
-        """Shift the grey scale so that its lower end, air, is 0, as measurements want it."""
-        return voxels - self.config.intensity.to[0]
+    def led(self, mask: Volume) -> Example:
+        """Return the example that a new volume is generated for under a mask, with the way back to the mask's grid.
+
+        The canvas lies in the middle of the mask's grid, as in training, moved as far as its labels ask for. The
+        example holds ``size``, ``label``, ``spacing``, ``mask`` (1, 1, X, Y, Z) int64 and ``placement``.
+
+        Raises:
+            UserError: The mask has no label, unknown ones, or is too large.
+        """
+        axes = self.config.axes
+        whole = Placement(mask.shape, mask.affine, axes, (0, 0, 0), mask.shape)
+        labels = turned(mask.voxels, whole.file_axes, axes)
+        if not labels.any():
+            raise UserError(f"{mask.origin}: nothing is labelled in it; expected a mask with labels above 0")
+        size = self.config.canvas or whole.turned_shape
+        start = []
+        for middle, wide, hit in zip(centred_start(labels.shape, size), size, np.nonzero(labels), strict=True):
+            first, last = int(hit.min()), int(hit.max())
+            if last - first >= wide:
+                room = f"{' x '.join(map(str, size))} ({axes})"
+                raise UserError(
+                    f"{mask.origin}: its labels are {last - first + 1} voxels wide where the model's canvas of {room} "
+                    f"has {wide}; crop or resample it"
+                )
+            start.append(min(max(middle, last + 1 - wide), first))
+        x, y, z = start
+        placement = replace(whole, start=(x, y, z), size=size)
+        spacing = torch.tensor([Volume(labels, placement.model_affine).spacing], dtype=torch.float32)
+        held = self.labelled(placement.take(mask.voxels), mask.origin)
+        return {**super().blank(), "spacing": spacing, "size": size, "mask": held, "placement": placement}
+
+    @property
+    def air(self) -> float:
+        """What nothing is on the model's grey scale: its lower end. Measurements want it to be 0."""
+        return self.config.intensity.to[0]
 
     def hint(self, example: Example) -> Tensor:
         """Return what leads, on the latent's grid, (B, hint_channels, x, y, z).
@@ -187,9 +197,12 @@ class Control(MedDiffusion):
         if "measurement" not in example:
             raise UserError("this model is led by a measurement: use gen3d reconstruct")
         found: Measurement = example["measurement"]
-        rough = found.operator.pseudo_inverse(found.measured) + self.config.intensity.to[0]
-        with torch.no_grad():
-            return self.space.normalise(self.moments({"voxels": rough})[0])
+        return self.encoded(found.operator.pseudo_inverse(found.measured))
+
+    @torch.no_grad()
+    def encoded(self, rough: Tensor) -> Tensor:
+        """Return the latent of rough reconstructions whose air is 0."""
+        return self.space.normalise(self.moments({"voxels": rough + self.air})[0])
 
     def shares(self, mask: Tensor, size: Sequence[int]) -> Tensor:
         """Return the share of each label in each latent voxel, the background beyond the volume."""
@@ -217,10 +230,11 @@ class Control(MedDiffusion):
             shape = (len(keys), self.config.hint_channels, *self.grid(volume_size(example)))
             example = {**example, "hint": example["voxels"].new_zeros(shape)}
         elif self.config.task != "mask":
-            hints = []
-            for voxels, key in zip(self.nothing_at_zero(example["voxels"].float()).split(1), keys, strict=True):
-                hints.append(self.hint({"measurement": measure(voxels, self.config.acquisitions.draw(key), key)}))
-            example = {**example, "hint": torch.cat(hints)}
+            rough = []
+            for voxels, key in zip((example["voxels"].float() - self.air).split(1), keys, strict=True):
+                found = measure(voxels, self.config.acquisitions.draw(key), key)
+                rough.append(found.operator.pseudo_inverse(found.measured))
+            example = {**example, "hint": self.encoded(torch.cat(rough))}
         return super().loss_at(example, keys, sigma)
 
     def denoise(self, condition: Condition, keys: Sequence[Key], measurement: Measurement | None = None) -> Denoise:
@@ -228,22 +242,39 @@ class Control(MedDiffusion):
         denoise = super().denoise(condition, keys)
         if measurement is None:
             return denoise
-        weight = (max(measurement.level, 1e-3) / self.config.error) ** 2 / measurement.operator.strength
-        rough = measurement.operator.pseudo_inverse(measurement.measured)
-        size, operator, measured = rough.shape[2:], measurement.operator, measurement.measured
-        return consistent(denoise, Shifted(self.space, self), operator, measured, weight, self.config.consistency, size)
+        size = measurement.operator.pseudo_inverse(measurement.measured).shape[2:]
+        weight, steps = self.doubt(measurement), self.config.consistency
+        space = Shifted(self.space, self)
+        return consistent(denoise, space, measurement.operator, measurement.measured, weight, steps, size)
+
+    def doubt(self, measurement: Measurement) -> float:
+        """Return the weight of a guess against a measurement: noise over error, squared."""
+        return (max(measurement.level, 1e-3) / self.config.error) ** 2 / measurement.operator.strength
+
+    def finish(self, coords: Tensor, example: Example) -> Tensor:
+        """Return voxels on the grey scale, (B, 1, X, Y, Z), once more in agreement with the example's ``measurement``.
+
+        The last guess agreed before it was encoded, and the autoencoder loses detail.
+        """
+        voxels = super().finish(coords, example)
+        if "measurement" not in example:
+            return voxels
+        found: Measurement = example["measurement"]
+        weight, steps = self.doubt(found), self.config.consistency
+        agreed = least_squares(found.operator, found.measured, voxels - self.air, weight, steps)
+        return agreed.clamp_min(0) + self.air
 
 
 class Shifted:
     """A latent space between coordinates and voxels whose air is 0."""
 
     def __init__(self, space: Latent, system: Control) -> None:
-        self.space, self.system, self.low = space, system, system.config.intensity.to[0]
+        self.space, self.system = space, system
 
     def encode(self, voxels: Tensor) -> Tensor:
         """Put air where the autoencoder expects it, pad to its patches and encode."""
-        return self.space.normalise(self.system.moments({"voxels": voxels + self.low})[0])
+        return self.space.normalise(self.system.moments({"voxels": voxels + self.system.air})[0])
 
     def decode(self, coords: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Decode and put air to 0."""
-        return self.space.decode(coords, size) - self.low
+        return self.space.decode(coords, size) - self.system.air

@@ -15,7 +15,7 @@ from gen3d.data.nifti import write
 from gen3d.data.visits import Patient, Visit
 from gen3d.tools import forecast_picture
 from gen3d.tools.delivery import sidecars
-from gen3d.tools.forecast_images import Advance, Answer, Seen, answer, changed, look, rolled_out, sizes
+from gen3d.tools.forecast_images import UNLIKE, Advance, Answer, Seen, answer, changed, look, rolled_out, sizes
 from gen3d.tools.forecast_query import Query, label
 from gen3d.tools.forecast_scores import drift, interval, mean_of, scored
 from gen3d.tools.record import WARNING, about, description, sidecar, write_record
@@ -71,7 +71,7 @@ class Job:
 
 def write_patient(folder: Path, model: OpenModel, job: Job, advance: Advance) -> list[dict[str, Any]]:
     """Forecast everything that is asked of one patient and write it; return a row for each time."""
-    seen = look(model.system, job.known.visits)
+    seen = look(model.system, job.known.visits, UNLIKE if job.facts["outside_training"] else 1.0)
     whole = look(model.system, job.patient.visits) if job.hidden else seen
     rows = []
     for index, query in enumerate(job.queries):
@@ -167,7 +167,7 @@ def rolled(
         A row for each step, and the last step's image on the file's grid.
     """
     assert job.rollout is not None
-    made = rolled_out(model, job.known.visits, query.day, job.rollout, key, advance)
+    made = rolled_out(model, job.known.visits, query.day, job.rollout, key, advance, seen.believed)
     visits, rows = job.known.visits, []
     for index, (day, visit) in enumerate(made):
         direct = answer(model, seen, day, derive(key, "roll", index), 0)
@@ -175,7 +175,7 @@ def rolled(
         apart = drift(seen, direct.voxels, visit.volume.voxels, direct.copy)
         row: dict[str, Any] = {"at": label(job.known, day), "day": day, **apart, "compared": direct.kind}
         if model.system.config.labels:
-            again = look(model.system, visits)
+            again = look(model.system, visits, seen.believed)
             both = {"rolled_out": sizes(model, again, np.asarray(again.history.voxels[-1], dtype=np.float32))}
             row["volumes_ml"] = rounded({**both, "direct": sizes(model, seen, direct.image)})
         rows.append(row)

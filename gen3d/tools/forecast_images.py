@@ -17,14 +17,22 @@ from gen3d.data.visits import Patient, Visit
 from gen3d.tools.sampling import OpenModel, choose_walk, drawn, to_device
 
 Advance = Callable[[float], None]
+UNLIKE = 0.5  # share of a change that is believed of a patient who is unlike the training set
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A patient's visits, and what a model makes of them: a ``History`` on its own axes and grey scale."""
+    """A patient's visits, and what a model makes of them: a ``History`` on its own axes and grey scale.
+
+    Attributes:
+        visits: In order of time.
+        history: The model's.
+        believed: Share of the model's change that goes into a forecast.
+    """
 
     visits: tuple[Visit, ...]
     history: Any
+    believed: float = 1.0
 
     @property
     def last(self) -> Volume:
@@ -80,9 +88,9 @@ class Answer:
     samples: int
 
 
-def look(system: Any, visits: Sequence[Visit]) -> Seen:
+def look(system: Any, visits: Sequence[Visit], believed: float = 1.0) -> Seen:
     """Bring visits to a model's axes and grey scale."""
-    return Seen(tuple(visits), system.history([v.volume for v in visits], [v.day for v in visits]))
+    return Seen(tuple(visits), system.history([v.volume for v in visits], [v.day for v in visits]), believed)
 
 
 def unlike_training(model: OpenModel, seen: Seen, patient: Patient, days_ahead: Sequence[float]) -> tuple[str, ...]:
@@ -151,7 +159,10 @@ def answer(
         advance((index + 1) / samples)
     kind = "expected image" if image is not None else "sample" if samples == 1 else f"mean of {samples} samples"
     mean = total / max(samples, 1)
-    image = finite((latest + mean if image is None else image).astype(np.float32), model)
+    image = latest + mean if image is None else image
+    image = finite((latest + seen.believed * (image - latest)).astype(np.float32), model)
+    if seen.believed < 1:
+        kind = f"{kind}, {seen.believed:.0%} of its change, since the patient is unlike the training set"
     spread = None
     if samples > 1:
         variance = (squares / samples - mean**2) * samples / (samples - 1)
@@ -208,7 +219,13 @@ def labelled(model: OpenModel, image: np.ndarray) -> np.ndarray | None:
 
 
 def rolled_out(
-    model: OpenModel, visits: tuple[Visit, ...], day: float, step: float, key: Key, advance: Advance
+    model: OpenModel,
+    visits: tuple[Visit, ...],
+    day: float,
+    step: float,
+    key: Key,
+    advance: Advance,
+    believed: float = 1.0,
 ) -> list[tuple[float, Visit]]:
     """Forecast every ``step`` days up to a day, each forecast becoming a visit.
 
@@ -218,7 +235,7 @@ def rolled_out(
     made: list[tuple[float, Visit]] = []
     days = steps(visits[-1].day, day, step)
     for index, at in enumerate(days):
-        seen = look(model.system, visits)
+        seen = look(model.system, visits, believed)
         found = answer(model, seen, at, derive(key, "roll", index), 0)
         visit = Visit(f"forecast {at:g}", at, replace(seen.last, voxels=found.voxels))
         visits = (*visits, visit)

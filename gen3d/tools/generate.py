@@ -1,6 +1,6 @@
-"""``gen3d generate``: new scans from a model that is given nothing."""
+"""``gen3d generate``: new scans from a model that is given nothing, or masks that lead it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive
-from gen3d.core.system import System
+from gen3d.core.system import Example, System
 from gen3d.core.volume import Triple, Volume
-from gen3d.data.nifti import write
-from gen3d.tools.delivery import delivered, protect, read_sidecar
+from gen3d.data.nifti import without_ending, write
+from gen3d.tools.delivery import delivered, forbid_beside, protect, read_sidecar
+from gen3d.tools.led import Led, find_masks, read_led
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import description, patients, record, sidecar, write_record
 from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, open_model, to_device
@@ -26,6 +27,7 @@ def generate(
     out: Path | str,
     count: int = 1,
     *,
+    mask: Path | str | None = None,
     steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
@@ -38,9 +40,13 @@ def generate(
     guidance: float | None = None,
     memory: float | None = None,
     advance: Callable[[float, str], None] = lambda done, words: None,
+    failed: Callable[[str, Exception], None] = lambda mask, error: None,
     note: Callable[[str], None] = lambda words: None,
 ) -> list[Path]:
     """Draw new scans into ``out/sample_0001.nii.gz`` ..., each with a JSON sidecar, and a picture of the first ones.
+
+    Led by masks they are ``out/NAME_0001.nii.gz`` ... on the grid of each mask, which is copied beside them; beyond the
+    model's canvas they are 0.
 
     Scan i is the same whatever ``count``. Scans that the same command has finished before are kept. Grey values are
     0 to 1000 over the model's window, on its axes and spacing.
@@ -48,7 +54,8 @@ def generate(
     Args:
         model: A folder, shipped name or hub id of a model that makes scans from nothing.
         out: Output folder.
-        count: How many.
+        count: How many; of each mask, if there are any.
+        mask: A NIfTI file of labels that leads the model, or a folder of them; not the output folder's.
         steps: Of the sampler; by default the model's.
         sampler: One of gen3d.samplers or a diffusers scheduler; by default the model's.
         seed: Of all of them.
@@ -62,41 +69,78 @@ def generate(
         memory: Bytes that decoding may take, besides the weights, where the model has a latent space; by default as
             many as decoding at once takes.
         advance: Told the share done and what is being done.
+        failed: Told of every mask of several that can't lead; the others go on.
         note: Told in words what a user should know of the model.
 
     Raises:
-        UserError: The model needs scans to start from, or the folder holds files of others.
+        UserError: The model needs scans to start from, or a mask, or takes none; a single mask can't lead it, or some
+            of several can't; or the folder holds files of others.
     """
     if count < 1:
         raise UsageError(f"count {count}: expected at least 1")
     out = Path(out)
+    masks = [] if mask is None else find_masks(Path(mask))
+    if mask is not None:
+        forbid_beside(out, Path(mask))
     loaded = open_model(model, device, precision, compiled=compiled)
     torch.backends.cudnn.benchmark = True  # every call has the same size
+    if masks and getattr(loaded.system.config, "task", None) != "mask":
+        raise UsageError(
+            f"--mask: this {loaded.system.name} model is led by none; leave it out, or use another --model"
+        )
+    if masks and size is not None:
+        raise UsageError("--size: scans are as large as their mask; leave it out")
     changes = asked(loaded.system, size=size, label=label, spacing=spacing, guidance=guidance)
     bound_decoding(loaded.system, memory)
     walk = choose_walk(loaded.system, sampler, steps)
-    several = len(loaded.system.config.contrasts) > 1
+    facts = {"mode": "sample", "seed": seed, "sampler": walk.sampler, "steps": walk.steps}
+    facts |= {name: value for name, value in changes.items() if name not in ("size", "canvas")}
     protect(out, [])
     paths: list[Path] = []
-    for index in range(count):
+    shown: list[Panel] = []
+    failures, total = 0, count * max(len(masks), 1)
+    for place, lead in enumerate(leads(masks, loaded.system, failed)):
+        if lead is None:
+            failures += 1
+            continue
+        made: list[Path] = []
+        for index in range(count):
 
-        def of_all(share: float, index: int = index) -> None:
-            advance((index + share) / count, f"scan {index + 1} of {count}")
+            def of_all(share: float, done: int = place * count + index) -> None:
+                advance((done + share) / total, f"scan {done + 1} of {total}")
 
-        of_all(0.0)
-        facts = {"mode": "sample", "seed": seed, "sample": index + 1, "sampler": walk.sampler, "steps": walk.steps}
-        facts |= {name: value for name, value in changes.items() if name not in ("size", "canvas")}
-        wanted = {
-            out / name: {**facts, "contrast": contrast, "size": list(loaded.system.config.size), "preview": SHEET}
-            for contrast, name in names(loaded.system, index, several=several).items()
-        }
-        if not all(finished(path, loaded, about) for path, about in wanted.items()):
-            make(loaded, walk, derive(seed, "sample", index), out, wanted, of_all)
-        paths += wanted
-    with delivered(out) as folder:
-        contact_sheet(folder / SHEET, paths, loaded)
+            of_all(0.0)
+            wanted = {
+                out / name: {**facts, **lead.facts, "sample": index + 1, "contrast": contrast, "preview": SHEET}
+                for contrast, name in names(loaded.system, index, lead.name).items()
+            }
+            if not all(finished(path, loaded, about) for path, about in wanted.items()):
+                make(loaded, walk, derive(seed, *lead.key, "sample", index), out, wanted, lead, of_all)
+            made += wanted
+        shown = shown or [*lead.panels, *panels(made)]
+        paths += made
+    if paths:
+        with delivered(out) as folder:
+            contact_sheet(folder / SHEET, shown[:SHOWN], len(paths), loaded)
     note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
+    if failures:
+        raise UserError(f"{len(masks)} masks, {failures} failed; scans of the others are in {out}")
     return paths
+
+
+def leads(masks: Sequence[Path], system: System, failed: Callable[[str, Exception], None]) -> Iterator[Led | None]:
+    """Yield what leads: each mask, None where it can't, or once nothing."""
+    if not masks:
+        example = system.blank()  # type: ignore[operator]
+        yield Led("sample", (), example, {"size": list(system.config.size)})
+    for path in masks:
+        try:
+            yield read_led(path, system)
+        except UserError as error:
+            if len(masks) == 1:
+                raise
+            failed(path.name, error)
+            yield None
 
 
 def asked(system: System, *, size: Triple | None = None, **wishes: Any) -> dict[str, Any]:
@@ -161,9 +205,10 @@ def bound_decoding(system: System, memory: float | None) -> None:
     autoencoder.memory = int(memory)
 
 
-def names(system: System, index: int, *, several: bool) -> dict[str, str]:
+def names(system: System, index: int, stem: str) -> dict[str, str]:
     """Return the file name of each contrast of a scan, counted from 1."""
-    return {c: f"sample_{index + 1:04d}{f'_{c}' if several else ''}.nii.gz" for c in system.config.contrasts}
+    contrasts = system.config.contrasts
+    return {c: f"{stem}_{index + 1:04d}{f'_{c}' if len(contrasts) > 1 else ''}.nii.gz" for c in contrasts}
 
 
 def finished(path: Path, model: OpenModel, facts: Mapping[str, Any]) -> bool:
@@ -177,9 +222,10 @@ def make(
     key: str,
     out: Path,
     wanted: Mapping[Path, Mapping[str, Any]],
+    lead: Led,
     of_all: Callable[[float], None],
 ) -> None:
-    """Draw one scan and write it, each contrast a file."""
+    """Draw one scan and write it, each contrast a file, beside what leads it."""
     system, taken = model.system, 0
 
     def step() -> None:
@@ -187,9 +233,9 @@ def make(
         taken = min(taken + 1, walk.steps)
         of_all(taken / walk.steps)
 
-    protect(out, [name for path in wanted for name in (path.name, sidecar(path).name)])
+    protect(out, [*(name for path in wanted for name in (path.name, sidecar(path).name)), *lead.files])
     with delivered(out) as folder, torch.inference_mode():
-        example = to_device(system.blank(), model.device)  # type: ignore[operator]
+        example = to_device(lead.example, model.device)
         coords = drawn(system, example, system.condition(example), key, walk, step)
         voxels = system.finish(coords, example)[0].float().cpu().numpy()
         if not np.isfinite(voxels).all():
@@ -197,17 +243,29 @@ def make(
         for image, (path, facts) in zip(voxels, wanted.items(), strict=True):
             low, high = system.window(str(facts["contrast"]))
             scaled = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
-            place = np.asarray(system.affine, dtype=np.float64)
-            write(Volume(scaled, place), folder / path.name, description=description(model, str(facts["contrast"])))
+            volume = on_grid(scaled, system, example)
+            write(volume, folder / path.name, description=description(model, str(facts["contrast"])))
             write_record(folder / path.name, model, facts)
+        for name, content in lead.files.items():
+            (folder / name).write_bytes(content)
 
 
-def contact_sheet(path: Path, scans: list[Path], model: OpenModel) -> None:
+def on_grid(image: np.ndarray, system: System, example: Example) -> Volume:
+    """Return an image on the grid of the mask that led it, else on the model's own."""
+    if "placement" not in example:
+        return Volume(image, np.asarray(system.affine, dtype=np.float64))
+    mask: Volume = example["led by"]
+    return replace(mask, voxels=example["placement"].place(image))
+
+
+def panels(scans: Sequence[Path]) -> list[Panel]:
+    """Return the columns of scans that were written."""
+    return [Panel(reopened(scan), without_ending(scan).replace("_", " "), synthetic=True) for scan in scans[:SHOWN]]
+
+
+def contact_sheet(path: Path, panels: Sequence[Panel], count: int, model: OpenModel) -> None:
     """Draw the first scans side by side."""
-    panels = [
-        Panel(reopened(scan), scan.name.split(".")[0].replace("_", " "), synthetic=True) for scan in scans[:SHOWN]
-    ]
-    title = f"{model.name}: {len(scans)} synthetic scan{'' if len(scans) == 1 else 's'}"
+    title = f"{model.name}: {count} synthetic scan{'' if count == 1 else 's'}"
     mask = np.ones(panels[0].volume.shape, dtype=bool)
     draw(path, panels, title, f"Made by {model.name} ({patients(model)}). Not for diagnosis.", mask)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive, normal_on
+from gen3d.core.system import System
 from gen3d.core.volume import Case, Volume
 from gen3d.data.measurement import SIMULATED, TASKS, Acquisition, Measurement, measure
 from gen3d.data.nifti import ENDINGS, read, without_ending, write
@@ -22,7 +23,6 @@ from gen3d.tools.outcomes import put
 from gen3d.tools.reconstruction_report import Reconstructed, Scores, score, show, table
 from gen3d.tools.record import description, write_record
 from gen3d.tools.sampling import OpenModel, choose_walk, open_model, to_device
-from gen3d.wavelet.reconstruction import HOUNSFIELD, Reconstruction
 
 MODELS = {"sparse-ct": "ct-recon", "mri": "mri-recon"}
 CLASSICAL = 200  # iterations of total variation, shown beside ours; far from its limit at few views
@@ -72,7 +72,7 @@ def reconstruct(
     forbid_beside(out, source)
     scans = find_scans(source)
     loaded = open_model(model or MODELS[acquisition.task], device, precision)
-    if not isinstance(loaded.system, Reconstruction) or loaded.system.config.acquisitions.task != acquisition.task:
+    if measured(loaded.system) != acquisition.task:
         raise UserError(f"{loaded.name}: reconstructs no {acquisition.task}; choose another --model or --task")
     note(f"{loaded.name}: {SIMULATED}; results are synthetic and not for diagnosis")
     rows: list[Reconstructed] = []
@@ -93,6 +93,13 @@ def reconstruct(
     if failures:
         raise UserError(f"{len(scans)} scans, {failures} failed; the others are in {out}")
     return rows
+
+
+def measured(system: System) -> str | None:
+    """Return the task of a model that reconstructs; what another one does, or None."""
+    config = system.config
+    task: str | None = getattr(config, "task", None) or getattr(getattr(config, "acquisitions", None), "task", None)
+    return task
 
 
 def asked(task: str, views: int, acceleration: float, mask: str, noise: float) -> Acquisition:
@@ -116,7 +123,8 @@ def find_scans(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    found = sorted(p for p in source.iterdir() if p.name.lower().endswith(ENDINGS)) if source.is_dir() else []
+    inside = sorted(source.iterdir()) if source.is_dir() else []
+    found = [p for p in inside if p.name.lower().endswith(ENDINGS) and p.name[0] != "."]
     if not found:
         raise UserError(f"{source}: no NIfTI file there; expected a scan (.nii or .nii.gz) or a folder of them")
     return found
@@ -149,7 +157,7 @@ def reconstruct_scan(
 ) -> Reconstructed:
     """Measure, reconstruct and write one scan."""
     system = model.system
-    assert isinstance(system, Reconstruction)
+    air = float(getattr(system, "air", 0.0))  # what a measurement of nothing is taken of
     advance(0.0, f"{path.name}: measuring")
     scan = read(path)
     accept(scan, acquisition)
@@ -160,15 +168,15 @@ def reconstruct_scan(
     example = to_device(system.example(Case(name, {contrast: scan})), model.device)
     spacing = example["prepared"].spacing
     key = derive(seed, name)
-    measurement = measure(example["voxels"], acquisition, key, (spacing[0], spacing[1]))
-    images = {ROUGH[acquisition.task]: measurement.operator.pseudo_inverse(measurement.measured)}
+    measurement = measure(example["voxels"] - air, acquisition, key, (spacing[0], spacing[1]))
+    images = {ROUGH[acquisition.task]: measurement.operator.pseudo_inverse(measurement.measured) + air}
     advance(0.05, f"{path.name}: total variation")
-    images[f"total variation, {CLASSICAL} iterations"] = tuned_total_variation(measurement, CLASSICAL)
+    images[f"total variation, {CLASSICAL} iterations"] = tuned_total_variation(measurement, CLASSICAL) + air
     advance(0.5, f"{path.name}: reconstructing")
     example = {**example, "measurement": measurement}
     images[model.name] = system.finish(made(system, example, measurement, mode, key), example)
     volumes = {method: on_file_grid(image, scan, example) for method, image in images.items()}
-    given = as_measured(scan, acquisition)
+    given = on_file_grid(example["voxels"], scan, example)
     scores = Scores({method: score(volume, given, acquisition) for method, volume in volumes.items()})
     advance(0.9, f"{path.name}: writing")
     result = volumes[model.name]
@@ -182,25 +190,20 @@ def reconstruct_scan(
     return Reconstructed(name, out / target, scores)
 
 
-def as_measured(scan: Volume, acquisition: Acquisition) -> Volume:
-    """Return what the simulated scanner saw: of a CT nothing lighter than air, which padding with -2048 would be."""
-    if acquisition.task != "sparse-ct":
-        return scan
-    return replace(scan, voxels=np.clip(scan.voxels, HOUNSFIELD.low, HOUNSFIELD.high))
-
-
-def made(system: Reconstruction, example: Mapping[str, Any], measurement: Measurement, mode: str, key: str) -> Tensor:
-    """Return the coordinates of the expected image or of a plausible one."""
+def made(system: System, example: Mapping[str, Any], measurement: Measurement, mode: str, key: str) -> Tensor:
+    """Return the coordinates of the expected image or of a plausible one, both in agreement with the measurement."""
     condition = system.condition(dict(example))
+    denoise = system.denoise(condition, [key], measurement)  # type: ignore[call-arg]
     if mode == "mean":
-        return system.estimate(measurement, condition)
+        sigma = torch.tensor(system.config.parameterization.levels.sigma_max, dtype=torch.float64)
+        return denoise(torch.zeros_like(system.start(dict(example), [key], 1.0)), sigma)
     walk = choose_walk(system)
     x = system.start(dict(example), [key], walk.sigma)
 
     def noise(x: Tensor) -> Tensor:
         return normal_on(x.device, [derive(key, "step")], x.shape[1:])
 
-    return walk.run(system.denoise(condition, [key], measurement), x, noise, lambda *_: None)
+    return walk.run(denoise, x, noise, lambda *_: None)
 
 
 def on_file_grid(image: Tensor, scan: Volume, example: Mapping[str, Any]) -> Volume:

@@ -71,7 +71,7 @@ def led(system: Control) -> dict[str, object]:
     if system.config.task == "mask":
         return example
     acquisition = Acquisition(system.config.task, views=6, acceleration=2)
-    return {**example, "measurement": measure(system.nothing_at_zero(example["voxels"]), acquisition, "key")}
+    return {**example, "measurement": measure(example["voxels"] - system.air, acquisition, "key")}
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from gen3d.core.checkpoint import save_model
-from gen3d.core.volume import Volume
-from gen3d.data.measurement import Acquisitions, Task
+from gen3d.core.volume import Case, Volume
+from gen3d.data.measurement import Acquisition, Acquisitions, Task
 from gen3d.nn.unet import UNetConfig
-from gen3d.tools.reconstruct import as_measured, asked
+from gen3d.tools.reconstruct import CLASSICAL, TABLE, on_file_grid
 from gen3d.wavelet.reconstruction import Reconstruction, ReconstructionConfig
+from tests.use.test_generate_by_mask import control
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -154,6 +155,48 @@ def test_a_scan_that_is_no_ct_is_refused(gen3d: Run, models: Path, ct: Path, tmp
 
 def test_padding_outside_the_scanner_counts_as_air() -> None:
     hu = np.array([-2048.0, -1000.0, 40.0], np.float32).reshape(3, 1, 1)
-    ct, mri = asked("sparse-ct", 20, 4, "gaussian", 0.0), asked("mri", 20, 4, "gaussian", 0.0)
-    assert as_measured(Volume(hu, np.eye(4)), ct).voxels.ravel().tolist() == [-1000.0, -1000.0, 40.0]
-    assert as_measured(Volume(hu, np.eye(4)), mri).voxels is hu
+    scan = Volume(hu, np.eye(4))
+    example = made("sparse-ct").example(Case("c", {"ct": scan}))
+    seen = on_file_grid(example["voxels"], scan, example)
+    np.testing.assert_allclose(seen.voxels.ravel(), [-1000, -1000, 40], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained ControlNets led by spectra and by masks."""
+    folder = tmp_path_factory.mktemp("controls")
+    for task in ("mri", "mask"):
+        save_model(control(task), folder / task)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_a_control_model_keeps_to_the_data(
+    gen3d: Run, controls: Path, phantoms: Path, tmp_path: Path, mode: str
+) -> None:
+    scan = next(phantoms.rglob("*t1n.nii.gz"))
+    status, _, noted = gen3d(
+        *("reconstruct", "-i", scan, "-o", tmp_path / "out", "--task", "mri", "--acceleration", 2, "--noise", 0),
+        *("--model", controls / "mri", "--mode", mode),
+    )
+    assert status == 0, noted
+    given, image = nib.load(scan), nib.load(tmp_path / "out" / f"{scan.name[:-7]}_reconstructed.nii.gz")
+    assert (image.shape, np.array_equal(image.affine, given.affine)) == (given.shape, True)
+    rows = {row["method"]: float(row["psnr_db"]) for row in csv.DictReader((tmp_path / "out" / TABLE).open())}
+    assert list(rows) == ["zero-filling", f"total variation, {CLASSICAL} iterations", "mri"]
+    axes = nib.as_closest_canonical(given).get_fdata(), nib.as_closest_canonical(image).get_fdata()
+    (before, after) = (np.fft.fft2(v, axes=(0, 1)) for v in axes)
+    mask = Acquisition("mri", acceleration=2).operator(given.shape[:2]).mask.numpy()  # type: ignore[attr-defined]
+    lacking = np.linalg.norm((after - before)[mask]) / np.linalg.norm(before[mask])
+    assert lacking < 0.1  # the model never learnt, what was measured is there all the same; what is below 0 was cut
+
+
+def test_a_control_model_of_another_task_is_one_line(
+    gen3d: Run, controls: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    scan = next(phantoms.rglob("*t1n.nii.gz"))
+    for model, task in (("mask", "mri"), ("mri", "sparse-ct"), ("hippocampus-latent", "mri")):
+        chosen = controls / model if (controls / model).exists() else model
+        status, _, noted = gen3d("reconstruct", "-i", scan, "-o", tmp_path / "out", "--task", task, "--model", chosen)
+        assert (status, f"reconstructs no {task}" in noted, noted.count("\n")) == (1, True, 1), noted
+        assert not (tmp_path / "out").exists()
