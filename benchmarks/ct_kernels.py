@@ -21,7 +21,7 @@ from gen3d.data.nifti import read
 from gen3d.latent.diffusionct import DiffusionCT
 from gen3d.latent.kernels import blurred, convert, fitted_blur, kernel, reconstructions
 from gen3d.tools.kernel_report import against_truth, body
-from gen3d.tools.kernel_walk import Request, standardised
+from gen3d.tools.kernel_walk import Request, recognised_source, standardised
 from gen3d.tools.sampling import OpenModel, open_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,22 +75,23 @@ def blur(image: np.ndarray, sigma_mm: float) -> np.ndarray:
 
 
 def filtered(image: np.ndarray, source: str) -> np.ndarray:
-    """Convert by the simulated kernels' ratio alone, the filter that the simulation itself would call right."""
+    """Convert by the simulated kernels' ratio alone, as if no noise had folded back."""
     done: np.ndarray = convert(torch.from_numpy(image), (PIXEL_MM,) * 2, kernel(source), kernel(TARGET)).numpy()
     return done
 
 
-def by_model(model: OpenModel, image: np.ndarray, request: Request) -> np.ndarray:
-    """Standardise slices as ``gen3d standardize`` does."""
+def by_model(model: OpenModel, image: np.ndarray, request: Request) -> tuple[np.ndarray, str]:
+    """Standardise slices as ``gen3d standardize`` does; return them and the source's kernel, told or read off."""
     from gen3d.core.volume import Volume
     from gen3d.latent.kernel_pairs import SCALE
 
     assert isinstance(model.system, DiffusionCT)
     affine = np.diag([-PIXEL_MM, -PIXEL_MM, 1.0, 1.0])
     prepared = model.system.prepare(Case("slice", {"ct": Volume(image.astype(np.float32), affine, "ct")}))
+    found = recognised_source(prepared, request)
     with torch.inference_mode():
-        made = standardised(model, prepared, request, "slice", lambda share: None)
-    return np.rint(np.clip(SCALE.invert(made), -1024, 3071))
+        made = standardised(model, prepared, request, "slice", lambda share: None, found)
+    return np.rint(np.clip(SCALE.invert(made), -1024, 3071)), found.name if found else str(request.source)
 
 
 def rows(models: Mapping[str, OpenModel], source: str, pair: Pair, sigma: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -105,8 +106,9 @@ def rows(models: Mapping[str, OpenModel], source: str, pair: Pair, sigma: Mappin
         for number, start in enumerate(model.system.config.starts):
             steps = STEPS if number else None
             for told in (None, source) if number == 0 else (None,):
-                words = f"{name}, start {start}, source {'not told' if told is None else 'told'}"
-                found[words] = by_model(model, pair.source, Request(TARGET, told, start, steps))
+                image, taken = by_model(model, pair.source, Request(TARGET, told, start, steps))
+                known = "named" if told else f"not named ({taken})"
+                found[f"{name}, start {start}, source {known}"] = image
     own = fit([pair])
     found[f"Gaussian blur fitted to the test pair itself ({own} mm): ceiling of blurs"] = blur(pair.source, own)
     return found
@@ -148,16 +150,26 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 HEAD = """Mean absolute error and Lin's concordance of 39 radiomic features (first order and co-occurrence, 25 HU bins).
 Simulated pairs stand for kernels that nobody knows exactly; the real slice is one slice of one patient, seen by no
-training, fit or choice. ct-kernel is the filter alone, chosen on the simulated pairs kept out; where told the source it
-is the ratio of MTFs; diffusionct the method of the paper, 700 steps. Written by `python -m benchmarks.ct_kernels`.
+training or fit; docs/latent.md tells how often it was scored. Written by `python -m benchmarks.ct_kernels`.
 """
+
+
+def budgets(models: Mapping[str, OpenModel]) -> Iterator[str]:
+    """Yield a sentence on the training of each model."""
+    for name, model in models.items():
+        told = model.system.provenance["training"]
+        if any(value.any() for part, value in model.system.network.named_parameters() if part.startswith("out.")):
+            yield f"{name}: {told['steps']} steps of {told['batch']} in {told['cpu_minutes']:.1f} CPU minutes.  "
+        else:
+            yield f"{name}: the filter between simulated kernels that errs least; nothing is trained.  "
 
 
 def main(names: Sequence[str], *, with_real: bool = True) -> None:
     """Measure models by folder or shipped name and write the tables."""
     torch.set_num_threads(1)
-    found = measure({Path(name).name: open_model(name, "cpu") for name in names}, with_real=with_real)
-    text = "\n".join((HEAD, *lines(found)))
+    models = {Path(name).name: open_model(name, "cpu") for name in names}
+    found = measure(models, with_real=with_real)
+    text = "\n".join((HEAD, *budgets(models), "", *lines(found)))
     print(text)
     if with_real:
         (RESULTS / "ct_kernels.json").write_text(json.dumps(found, indent=1) + "\n")

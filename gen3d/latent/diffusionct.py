@@ -54,6 +54,9 @@ class DiffusionCTConfig:
         t0: Noise level that "source" starts from, in deviations of the coordinates: 0.05 of CT's are some 15 HU. More
             takes the kernel further from the source's, and detail with it.
         at_source: Share of the items of "flow" that lie at the source itself, where its walk begins.
+        change: What the network's output is multiplied by for "flow". Its target there, the way between two kernels, is
+            some 0.05 of the coordinates under the parameterization Flow; left at 1, what the other starts teach the
+            same network drowns it.
         patch: Voxels of a training patch, (X, Y, Z); Z = 1 is 2D, as in the paper.
         windows: Voxels that are denoised at a time.
         simulation: How pairs are drawn.
@@ -73,6 +76,7 @@ class DiffusionCTConfig:
     starts: tuple[Start, ...] = ("source",)
     t0: float = 0.05
     at_source: float = 0.5
+    change: float = 1.0
     patch: Triple = (128, 128, 1)
     windows: Triple = (512, 512, 64)
     simulation: Simulation = Simulation()
@@ -219,12 +223,20 @@ class DiffusionCT(CT):
         noise = normal_on(device, [derive(key, "noise") for key in keys], x0.shape[1:])
         n = torch.where(flow[:, None, None, None, None], z, noise)
         x = x0 + broadcast(sigma.float(), x0) * n
-        guess = self.denoiser(x, sigma, condition)
+        guess = self.guess(x, sigma, condition)
         way = self.visible(n - x0).square().flatten(1).mean(1).clamp_min((self.least_hu / UNIT_HU) ** 2)
         weight = sent(self.config.parameterization.weight(sigma), device)
         item = weight * self.visible(guess - x0).square().flatten(1).mean(1) / way
         start = example["start"]
         return {s: torch.where(start == STARTS.index(s), item, 0.0).mean() for s in self.config.starts}
+
+    def guess(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Return the denoiser's estimate of x0, the network's part of it scaled by ``change`` for the start "flow"."""
+        made: Tensor = self.denoiser(x, sigma, condition)
+        assert condition.present is not None
+        skip = broadcast(self.config.parameterization.coefficients(sigma).c_skip, x) * x
+        flow = condition.present[:, STARTS.index("flow"), None, None, None, None]
+        return torch.where(flow, torch.lerp(skip, made, self.config.change), made)
 
     def visible(self, difference: Tensor) -> Tensor:
         """Return differences of coordinates in the units that the loss compares: here as they are."""
@@ -242,7 +254,7 @@ class DiffusionCT(CT):
         """Return the denoiser by windows."""
 
         def inside(x: Tensor, sigma: Tensor, where: Window) -> Tensor:
-            return self.denoiser(x, sigma, condition.window(where))
+            return self.guess(x, sigma, condition.window(where))
 
         windows = [max(1, n // int(self.space.stride)) for n in self.config.windows]
         return tiled(inside, windows)

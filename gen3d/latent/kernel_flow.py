@@ -1,25 +1,22 @@
-"""Ours: a filter that the image chooses, then a straight flow in wavelets for what no filter can do."""
+"""Ours: the ratio of two kernels, then a straight flow in wavelets for what no filter can do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gen3d.core.parameterization import Flow, Parameterization
-from gen3d.core.randomness import Key, derive
-from gen3d.core.system import Example, Objective, Sampling
+from gen3d.core.randomness import derive
+from gen3d.core.system import Example, Sampling
 from gen3d.core.volume import Prepared, Triple
 from gen3d.latent.diffusionct import MEASURED, DiffusionCT, DiffusionCTConfig, Start
-from gen3d.latent.kernel_filter import GainFilter
-from gen3d.latent.kernel_pairs import UNIT_HU
-from gen3d.latent.kernels import kernel
+from gen3d.latent.kernel_pairs import UNIT_HU, USUAL_MM
+from gen3d.latent.kernel_spectrum import content, recognised
+from gen3d.latent.kernels import convert, kernel, nearest_kernel
 from gen3d.nn.unet import UNetConfig
 from gen3d.spaces.wavelet import Wavelet
-
-LEAST_HU = 1.0  # the filter's error is weighted up no further where a pair differs by less
-BORDER = 8  # pixels of a patch that the filter's loss leaves out: it can't see beyond
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,6 @@ class KernelFlowConfig(DiffusionCTConfig):
 
     Attributes:
         prefilter: Whether the walk begins at the filtered source instead of the source.
-        after: Steps that the filter is trained alone.
     """
 
     architecture: Literal["unet", "compact"] = "compact"
@@ -48,7 +44,6 @@ class KernelFlowConfig(DiffusionCTConfig):
     parameterization: Parameterization = Flow()
     sampling: Sampling = Sampling(sampler="euler", steps=1, grid="flow")
     prefilter: bool = True
-    after: int = 0
 
     @property
     def coordinate_channels(self) -> int:
@@ -59,18 +54,15 @@ class KernelFlowConfig(DiffusionCTConfig):
 class KernelFlow(DiffusionCT):
     r"""Two kernels of one scan differ by a filter, but for what was cut off at -1024 HU and folded back by the pixels.
 
-    The filter is predicted from the image's own spectrum; from its answer a flow leads to the target, told the source
-    as it was given. Coordinates are standardised subbands, exact there and back; errors are taken in voxels.
+    The filter is the ratio of their MTFs, less where noise has folded back, without weights; from its answer a flow
+    leads to the target, told the source as it was given. Coordinates are standardised subbands, exact there and back;
+    errors are taken in voxels.
     """
 
     name = "kernel-flow"
     Config = KernelFlowConfig
-    components: ClassVar[tuple[str, ...]] = ("network", "filter", "space")
+    components: ClassVar[tuple[str, ...]] = ("network", "space")
     config: KernelFlowConfig
-
-    def __init__(self, config: KernelFlowConfig) -> None:
-        super().__init__(config)
-        self.filter = GainFilter([kernel(name) for name in config.simulation.targets])
 
     def make_space(self) -> nn.Module:
         """Build what diffuses: standardised subbands."""
@@ -82,22 +74,20 @@ class KernelFlow(DiffusionCT):
         self.space.measure(images)
         return self
 
-    def objectives(self) -> list[Objective]:
-        """Two: the filter, and the network that goes on from its answer."""
-        own = [Objective("filter", list(self.filter.parameters()), self.filter_loss)] if self.config.prefilter else []
-        return [*own, *(replace(flow, start=self.config.after) for flow in super().objectives())]
-
-    def filter_loss(self, example: Example, keys: Sequence[Key]) -> dict[str, Tensor]:
-        """Return the filter's squared error in shares of the source's own."""
-        cut = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER), slice(None))
-        made, target, source = (v[cut] for v in (self.prefiltered(example), example["target"], example["source"]))
-        way = (source - target).square().flatten(1).mean(1).clamp_min((LEAST_HU / UNIT_HU) ** 2)
-        return {"error": ((made - target).square().flatten(1).mean(1) / way).mean()}
-
     def prefiltered(self, example: Example) -> Tensor:
-        """Return the source after its filter, in voxels."""
-        made: Tensor = self.filter(example["source"], example["vector"], example["label"])
-        return made
+        """Return the source filtered (``convert``), in voxels; a kernel that isn't told is read off the image's noise.
+
+        ``found`` in the example is one that was read off the whole volume.
+        """
+        made = []
+        for image, told, label in zip(example["source"], example["vector"].cpu(), example["label"], strict=True):
+            spacing = (USUAL_MM * float(told[0].exp()),) * 2
+            hu = image[0].cpu() * UNIT_HU
+            found = example.get("found")
+            own = nearest_kernel(float(told[1])) if told[2] > 0 else found or recognised(hu, spacing)
+            target = kernel(self.config.simulation.targets[int(label)])
+            made.append(convert(hu, spacing, own, target, *content(hu, spacing, own)) / UNIT_HU)
+        return torch.stack(made)[:, None].to(example["source"].device)
 
     def origin(self, example: Example) -> Tensor:
         """Return the coordinates of the filtered source."""

@@ -12,7 +12,7 @@ of ours on that shape: each ten of the name is 25 % sharper (a newer Siemens sca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ from gen3d.core.randomness import Key, generator
 
 HU = (-1024.0, 3071.0)  # what CT stores in 12 bits
 PER_CM = 0.1  # lp/cm to cycles/mm
+ANATOMY, LOWEST = 3.0, 1 / 32  # power of 1 / f; cycles per pixel below which it grows no more
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ def kernel(name: str) -> Kernel:
     return KERNELS[plain]
 
 
+def nearest_kernel(sharpness: float) -> Kernel:
+    """Return the kernel with the nearest ln(mtf50 / 3.5)."""
+    return min(KERNELS.values(), key=lambda each: abs(math.log(each.mtf50 / 3.5) - sharpness))
+
+
 def frequencies(size: Sequence[int], spacing: Sequence[float]) -> Tensor:
     """Return the radial frequency in cycles/mm of each coefficient of ``rfft2`` over (X, Y), (X, Y // 2 + 1)."""
     x = torch.fft.fftfreq(size[0], float(spacing[0]), dtype=torch.float64)
@@ -98,48 +104,65 @@ def filtered(image: Tensor, gain: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(image.float()) * gain, s=image.shape[-2:])
 
 
-def convert(
-    hu: Tensor,
-    spacing: Sequence[float],
-    source: Kernel,
-    target: Kernel,
-    *,
-    noise_hu: float = 0.0,
-    key: Key = "convert",
-    ridge: float = 1e-2,
-    margin: int = 24,
-) -> Tensor:
-    r"""Simulate how an image of one kernel would look in another, by their MTFs alone.
+def ratio(source: Kernel, target: Kernel, frequency: Tensor, ridge: float = 1e-2) -> Tensor:
+    r"""Return the gain that brings an image of one kernel to another, at frequencies in cycles/mm, any shape.
 
-    The in-plane spectrum is multiplied by $MTF_B MTF_A (1 + \lambda) / (MTF_A^2 + \lambda)$. That scales the image's
-    own noise as well; where the source has no detail left, noise of the target's spectrum fills what is wanting of it.
+    With the MTFs A of the source and B of the target it is $B / A$ where that is at most 1, and
+    $(A B + \lambda) / (A^2 + \lambda)$ beyond, which goes to 1 where the source shows nothing.
+    """
+    a, b = source.mtf(frequency), target.mtf(frequency)
+    return torch.where(b <= a, b / a.clamp_min(1e-20), (a * b + ridge) / (a.square() + ridge))
+
+
+def convert(
+    hu: Tensor, spacing: Sequence[float], source: Kernel, target: Kernel, noise: float = 0.0, anatomy: float = 1.0
+) -> Tensor:
+    r"""Bring an image of one kernel to another by the linear filter that errs least (Wiener 1949).
+
+    Pixels are samples: what lies beyond their frequencies folds back onto them. With the MTFs A of the source and B of
+    the target, noise of power $a f$ before the kernel and anatomy of $b / f^3$, the gain is the cross-spectrum of both
+    images over the source's, $(a \sum f A B + b A B f^{-3}) / (a \sum f A^2 + b A^2 f^{-3})$, the sums over what folds
+    onto a frequency. Where nothing folds that is $B / A$, and so it is without noise. Where B is greater the gain
+    is that of ``ratio``.
 
     Args:
         hu: Hounsfield units, (..., X, Y, Z); each slice is converted by itself.
         spacing: Of X and Y in mm.
         source: The image's kernel A.
         target: The kernel B.
-        noise_hu: Standard deviation of the image's noise, from which what is to be filled in follows; 0 adds none.
-        key: Of the noise.
-        ridge: lambda, which keeps lost frequencies from being blown up.
-        margin: Pixels by which the image is mirrored at its border meanwhile.
+        noise: a, as ``kernel_spectrum.content`` measures it; 0 takes the ratio of the MTFs alone.
+        anatomy: b.
 
     Returns:
         Hounsfield units within -1024 to 3071, float32, the same shape.
     """
-    planes = hu.float().movedim(-1, -3)
-    pad = [min(margin, n - 1) for n in planes.shape[-2:]]
-    wide = mirrored(planes, pad)
-    f = frequencies(wide.shape[-2:], spacing)
-    a, b = source.mtf(f), target.mtf(f)
-    gain = a * b * (1 + ridge) / (a.square() + ridge)
-    image = filtered(wide, gain)
-    if noise_hu > 0:
-        own, wanted = source.noise_power(f) * gain.square(), target.noise_power(f)
-        lacking = (wanted - own).clamp_min(0).sqrt() * (noise_hu / rms(source.noise_power(f).sqrt(), wide.shape[-1]))
-        image = image + filtered(torch.randn(wide.shape, generator=generator(key)), lacking)
-    x, y = (slice(p, p + n) for p, n in zip(pad, planes.shape[-2:], strict=True))
-    return image[..., x, y].clamp(*HU).movedim(-3, -1)
+
+    def gain(size: Sequence[int]) -> Tensor:
+        f = frequencies(size, spacing)
+        plain = ratio(source, target, f)
+        if not noise:
+            return plain
+        (n, s), (own, seen) = (spectra(source, other, size, spacing) for other in (target, source))
+        best = (noise * n + anatomy * s) / (noise * own + anatomy * seen).clamp_min(1e-30)
+        return torch.where(target.mtf(f) <= source.mtf(f), best, plain).float()
+
+    return multiplied(hu, gain).clamp(*HU)
+
+
+def spectra(one: Kernel, other: Kernel, size: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return the cross-spectra of noise, folded, and of anatomy, up to a factor each, (X, Y // 2 + 1) each.
+
+    Args:
+        one: The kernel of one image.
+        other: Of another from the same raw data; the same for the power of one.
+        size: Pixels along X and Y.
+        spacing: Of X and Y in mm.
+    """
+    x, y = torch.fft.fftfreq(size[0], dtype=torch.float64)[:, None], torch.fft.rfftfreq(size[1], dtype=torch.float64)
+    fold = [torch.hypot((x + i) / spacing[0], (y + j) / spacing[1]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    noise = torch.stack([f * one.mtf(f) * other.mtf(f) for f in fold]).sum(0)
+    f = torch.hypot(x / spacing[0], y / spacing[1])
+    return noise, one.mtf(f) * other.mtf(f) * torch.hypot(x, y).clamp_min(LOWEST) ** -ANATOMY
 
 
 def mirrored(planes: Tensor, pad: Sequence[int]) -> Tensor:
@@ -205,14 +228,18 @@ def reconstructions(
     return made
 
 
+def multiplied(hu: Tensor, gain: Callable[[Sequence[int]], Tensor], margin: int = 24) -> Tensor:
+    """Multiply the in-plane spectrum of (..., X, Y, Z), mirrored at its border, by the gain for its size."""
+    planes = hu.float().movedim(-1, -3)
+    pad = [min(margin, n - 1) for n in planes.shape[-2:]]
+    wide = mirrored(planes, pad)
+    x, y = (slice(p, p + n) for p, n in zip(pad, planes.shape[-2:], strict=True))
+    return filtered(wide, gain(wide.shape[-2:]))[..., x, y].movedim(-3, -1)
+
+
 def blurred(hu: Tensor, spacing: Sequence[float], sigma_mm: float) -> Tensor:
     """Blur (..., X, Y, Z) in X and Y by a Gaussian of standard deviation ``sigma_mm``, mirrored at the border."""
-    planes = hu.float().movedim(-1, -3)
-    pad = [min(24, n - 1) for n in planes.shape[-2:]]
-    wide = mirrored(planes, pad)
-    gain = torch.exp(-2 * (math.pi * sigma_mm * frequencies(wide.shape[-2:], spacing)).square())
-    x, y = (slice(p, p + n) for p, n in zip(pad, planes.shape[-2:], strict=True))
-    return filtered(wide, gain)[..., x, y].movedim(-3, -1)
+    return multiplied(hu, lambda size: torch.exp(-2 * (math.pi * sigma_mm * frequencies(size, spacing)).square()))
 
 
 def fitted_blur(pairs: Sequence[tuple[Tensor, Tensor, Sequence[float]]]) -> float:

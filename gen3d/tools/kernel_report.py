@@ -113,7 +113,8 @@ def summary(name: str, report: Mapping[str, Any]) -> list[str]:
     own = report["before_after"]
     agreed = own["concordance"]
     words = f"features agree with before at {agreed['median']:.2f} (median concordance)" if agreed else "no region fits"
-    lines = [f"{name}: changed by {own['change_hu']['all']:.1f} HU on average; {words}, {own['regions']} regions"]
+    lines = [f"{name}: kernel {report['source_kernel']}"]
+    lines += [f"{name}: changed by {own['change_hu']['all']:.1f} HU on average; {words}, {own['regions']} regions"]
     for row, values in report.get("against_truth", {}).get("rows", {}).items():
         found = values["concordance"]
         lines.append(

@@ -13,6 +13,9 @@ from gen3d.core.randomness import derive, normal_on
 from gen3d.core.system import Example
 from gen3d.core.volume import Prepared
 from gen3d.latent.diffusionct import DiffusionCT
+from gen3d.latent.kernel_pairs import UNIT_HU
+from gen3d.latent.kernel_spectrum import recognised
+from gen3d.latent.kernels import Kernel
 from gen3d.samplers import SAMPLERS, STOCHASTIC, karras
 from gen3d.tools.sampling import OpenModel, noise_grid, to_device
 
@@ -26,7 +29,7 @@ class Request:
 
     Attributes:
         to: The standard kernel.
-        source: The images' kernel; None where it is not known.
+        source: The images' kernel; None where it is not known, see ``recognised_source``.
         start: Where the walk begins; by default the model's own.
         steps: Of the walk; by default the model's own, 20 for another start.
         spacing_mm: In-plane, where the files have lost it.
@@ -47,22 +50,43 @@ def chosen_steps(system: DiffusionCT, request: Request) -> int:
     return request.steps or (system.config.sampling.steps if own else max(OTHER_STEPS, system.config.sampling.steps))
 
 
+def recognised_source(prepared: Prepared, request: Request) -> Kernel | None:
+    """Return the kernel that an image seems to be made by, judged by all its slices; None where it is told."""
+    hu = torch.from_numpy(np.array(prepared.voxels[0], np.float32)) * UNIT_HU
+    return None if request.source else recognised(hu, prepared.spacing[:2])
+
+
 def standardised(
-    model: OpenModel, prepared: Prepared, request: Request, name: str, advance: Callable[[float], None]
+    model: OpenModel,
+    prepared: Prepared,
+    request: Request,
+    name: str,
+    advance: Callable[[float], None],
+    found: Kernel | None = None,
 ) -> np.ndarray:
-    """Return the image in the target kernel on the model's axes and scale, (X, Y, Z); 2D models take slice by slice."""
+    """Return the image in the target kernel on the model's axes and scale, (X, Y, Z); 2D models take slice by slice.
+
+    Args:
+        model: Which.
+        prepared: The image.
+        request: What is asked.
+        name: Of the image, for its keys.
+        advance: Told the share done.
+        found: See ``recognised_source``; without it each slice is judged by itself.
+    """
     system = model.system
     assert isinstance(system, DiffusionCT)
     whole = torch.from_numpy(np.array(prepared.voxels, np.float32))[None]
+    shared = {"prepared": prepared, "found": found}
     if system.config.patch[2] > 1:
-        example = to_device({"source": whole, "prepared": prepared}, model.device)
+        example = to_device({"source": whole, **shared}, model.device)
         return walked(system, example, request, [derive(request.seed, name)])[0, 0].cpu().numpy()
     slices = whole[0].permute(3, 0, 1, 2)[..., None]
     parts = []
     for first in range(0, len(slices), SLICES):
         some = slices[first : first + SLICES]
         keys = [derive(request.seed, name, "slice", first + i) for i in range(len(some))]
-        example = to_device({"source": some, "prepared": prepared}, model.device)
+        example = to_device({"source": some, **shared}, model.device)
         parts.append(walked(system, example, request, keys).cpu())
         advance(0.8 * (first + len(some)) / len(slices))
     return torch.cat(parts)[:, 0, :, :, 0].permute(1, 2, 0).numpy()

@@ -13,19 +13,19 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Case, Prepared, Volume
 from gen3d.data.nifti import without_ending, write
 from gen3d.latent.diffusionct import DiffusionCT
-from gen3d.latent.kernels import HU, blurred, kernel
+from gen3d.latent.kernels import HU, Kernel, blurred, kernel
 from gen3d.tools.ct_images import Job, beside, find_images, read_job
 from gen3d.tools.delivery import delivered, forbid_beside, protect
 from gen3d.tools.kernel_report import against_truth, agreement, body, errors, features, regions
-from gen3d.tools.kernel_walk import Request, chosen_steps, standardised
+from gen3d.tools.kernel_walk import Request, chosen_steps, recognised_source, standardised
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import WARNING, about, description, patients, sidecar, write_record
 from gen3d.tools.sampling import OpenModel, open_model
 
 SHOWN_HU = (-1000.0, 400.0)
 SIMULATED = (
-    "The model learnt from pairs whose kernels were simulated by their modulation transfer and noise; the kernels of "
-    "its training scans are unknown."
+    "What kernels do was simulated by their modulation transfer and noise, from published and estimated figures; no "
+    "vendor's kernel is known exactly."
 )
 Advance = Callable[[float, str], None]
 
@@ -138,16 +138,18 @@ def made(model: OpenModel, job: Job, out: Path, request: Request, advance: Calla
     if request.spacing_mm:
         mm = request.spacing_mm
         prepared = replace(prepared, spacing=(mm, mm, prepared.spacing[2]))
+    found = recognised_source(prepared, request)
+    source = {"source_kernel": kernel(request.source).name if request.source else f"not told, {described(found)}"}
     with torch.inference_mode():
-        image = standardised(model, prepared, request, job.name, advance)
+        image = standardised(model, prepared, request, job.name, advance, found)
     after = native(job, prepared, image)
-    report = reported(model, job, after, prepared, request)
+    report = {**source, **reported(model, job, after, prepared, request)}
     advance(0.9)
     paths = outputs(out, job.name, request.to)
     facts = {
         "contrast": "ct",
         "kernel": kernel(request.to).name,
-        "source_kernel": request.source or "not told",
+        **source,
         "start": request.start or system.config.starts[0],
         "steps": chosen_steps(system, request),
         "seed": request.seed,
@@ -170,6 +172,12 @@ def made(model: OpenModel, job: Job, out: Path, request: Request, advance: Calla
         write_json(folder / paths[3].name, {**head, **facts, **report, **about_model(model)})
         picture(folder / paths[2].name, model, job, after, difference, request)
     return report
+
+
+def described(found: Kernel | None) -> str:
+    """Say what kernel was read off an image's noise."""
+    assert found is not None
+    return f"{found.name} by its noise (50 % at {found.mtf50:.1f} lp/cm)"
 
 
 def about_model(model: OpenModel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gen3d.core.error import UsageError
+from gen3d.latent.kernel_spectrum import content, recognised
 from gen3d.latent.kernels import (
     KERNELS,
     Kernel,
@@ -14,8 +15,11 @@ from gen3d.latent.kernels import (
     fitted_blur,
     frequencies,
     kernel,
+    nearest_kernel,
+    ratio,
     reconstructions,
     rms,
+    spectra,
 )
 
 MM = (0.7, 0.7)
@@ -55,6 +59,35 @@ def test_names() -> None:
         kernel("B31")
     with pytest.raises(UsageError, match="known: B10"):
         kernel("Br40d")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_gain_is_the_ratio_where_the_target_is_softer_and_bounded_where_it_is_sharper(name: str) -> None:
+    f = torch.linspace(0, 3, 200)
+    a, b = kernel(name).mtf(f), kernel("B30").mtf(f)
+    gain = ratio(kernel(name), kernel("B30"), f)
+    assert gain[0] == 1
+    assert gain.max() < 6
+    softer = (b <= a) & (a > 1e-6)
+    torch.testing.assert_close(gain[softer] * a[softer], b[softer])
+    assert torch.equal(ratio(kernel(name), kernel(name), f[:80]), torch.ones(80))
+
+
+@pytest.mark.parametrize(("mm", "noise"), [(0.55, 5.0), (0.9, 25.0)])
+@pytest.mark.parametrize("name", ["B20", "B45", "B60"])
+def test_the_noise_tells_the_kernel(name: str, mm: float, noise: float) -> None:
+    """Whatever is shown: the same kernel from soft tissue of any texture and dose, with air, a lung and bone beside."""
+    rng = torch.Generator().manual_seed(0)
+    hu = scene(192) + blurred(60 * torch.randn(192, 192, 1, generator=rng), (mm, mm), 4.0)
+    (image,) = reconstructions(hu, (mm, mm), [kernel(name)], noise_hu=noise, key="k")
+    found = recognised(image.round(), (mm, mm))
+    assert abs(math.log(found.mtf50 / kernel(name).mtf50)) < 0.2
+    assert found.name == f"like {nearest_kernel(math.log(found.mtf50 / 3.5)).name}"
+
+
+def test_without_noise_nothing_is_recognised() -> None:
+    for hu in (torch.full((96, 96, 1), 40.0), torch.full((20, 96, 1), 40.0), torch.full((96, 96, 2), -2048.0)):
+        assert recognised(hu, MM) == kernel("B30")
 
 
 def test_a_kernel_to_itself_changes_little_and_to_a_softer_one_only_detail() -> None:
@@ -121,14 +154,41 @@ def test_streaks_give_noise_a_direction() -> None:
     assert made.diff(dim=0).square().mean() > 1.5 * made.diff(dim=1).square().mean()
 
 
-def test_lost_detail_is_filled_with_noise_only_where_asked() -> None:
-    (soft,) = reconstructions(torch.zeros(96, 96, 1), MM, [kernel("B20")], noise_hu=8, key="a")
-    plain, filled = (convert(soft, MM, kernel("B20"), kernel("B60"), noise_hu=n) for n in (0.0, float(soft.std())))
-    assert filled.std() > 1.2 * plain.std()
-    a, b = kernel("B20"), kernel("B60")
-    f = frequencies((96, 96), MM)
-    sharper = rms(b.noise_power(f).sqrt(), 96) / rms(a.noise_power(f).sqrt(), 96)
-    assert float(filled.std() / soft.std()) == pytest.approx(sharper, rel=0.15)
+@pytest.mark.parametrize(("name", "mm"), [("B70", 0.7), ("B60", 0.9)])  # what the simulation's half pixels can show
+def test_where_noise_has_folded_back_the_error_is_the_least_that_theory_allows(name: str, mm: float) -> None:
+    each = (mm, mm)
+    sharp, soft = reconstructions(torch.zeros(512, 512, 1), each, [kernel(name), kernel("B30")], noise_hu=15, key="a")
+    found = content(sharp, each, kernel(name))
+    plain, best = ((convert(sharp, each, kernel(name), kernel("B30"), *c) - soft).square().mean() for c in ((), found))
+    size, (a, b) = (512, 512), (kernel(name), kernel("B30"))
+    (source, _), (both, _), (target, _) = (spectra(*pair, size, each) for pair in ((a, a), (a, b), (b, b)))
+    gain = ratio(a, b, frequencies(size, each))
+    least = (target - both.square() / source.clamp_min(1e-30)).sum()
+    expected = least / (target - 2 * gain * both + gain.square() * source).sum()
+    assert expected < 0.9
+    assert float(best / plain) == pytest.approx(float(expected), rel=0.05)
+
+
+def test_the_best_filter_is_the_ratio_where_nothing_folds_and_nothing_for_a_kernel_itself() -> None:
+    hu, fine = scene(), (0.3, 0.3)
+    noisy = reconstructions(hu, fine, [kernel("B45")], noise_hu=10, key="a")[0]
+    best, plain = (convert(noisy, fine, kernel("B45"), kernel("B30"), *c) for c in ((1.0, 1.0), ()))
+    torch.testing.assert_close(best, plain, atol=0.2, rtol=0)
+    same = convert(noisy, MM, kernel("B70"), kernel("B70"), 1.0, 1.0)
+    torch.testing.assert_close(same, noisy, atol=0.01, rtol=0)
+    softer = [convert(noisy, MM, kernel("B20"), kernel("B30"), *c) for c in ((1.0, 1.0), ())]
+    assert torch.equal(*softer)
+
+
+def test_the_noise_measured_grows_with_its_square() -> None:
+    flat = torch.full((128, 128, 1), 40.0)
+    found = []
+    for noise in (5.0, 20.0):
+        (image,) = reconstructions(flat, MM, [kernel("B50")], noise_hu=noise, key="a")
+        found.append(content(image, MM, kernel("B50")))
+    assert found[1][0] / found[0][0] == pytest.approx(16, rel=0.02)
+    assert content(torch.full((96, 96, 1), 40.0), MM, kernel("B50")) == (0.0, 1.0)
+    assert content(torch.full((20, 96, 1), 40.0), MM, kernel("B50")) == (0.0, 1.0)
 
 
 def test_rms_is_the_deviation_of_filtered_noise() -> None:
