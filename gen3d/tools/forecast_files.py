@@ -21,6 +21,7 @@ from gen3d.tools.forecast_scores import drift, interval, mean_of, scored
 from gen3d.tools.record import WARNING, about, description, sidecar, write_record
 from gen3d.tools.request import sample_suffix
 from gen3d.tools.sampling import OpenModel, choose_walk
+from gen3d.tools.volume_spread import interval_80
 
 NIFTI = ".nii.gz"
 
@@ -108,6 +109,7 @@ def write_forecast(
         latest = sizes(model, seen, found.latest)
         volumes = {"forecast": sizes(model, seen, found.image), "copy": latest}
         spread = {"samples_mean": mean_of(measured), "samples_10_to_90": interval(measured)}
+        spread |= {"interval_80": likely(model, seen, query.day, volumes["forecast"])}
         row["volumes_ml"] = {**rounded(volumes), **spread}
     if job.hidden is not None:
         row["scores"] = scored(model, seen, whole, found)
@@ -180,6 +182,14 @@ def rolled(
             row["volumes_ml"] = rounded({**both, "direct": sizes(model, seen, direct.image)})
         rows.append(row)
     return rows, made[-1][1].volume.voxels
+
+
+def likely(model: OpenModel, seen: Seen, day: float, forecast: Mapping[str, float]) -> dict[str, list[float]]:
+    """Return the 80 % interval of each structure's true volume, as far as the model knows how far it errs."""
+    known = model.system.provenance.get("volume_spread", {})
+    before = [visit.day for visit in seen.visits if visit.day < day]
+    found = {n: interval_80(known, n, ml, len(before), day - before[-1]) for n, ml in forecast.items()}
+    return {name: [round(end, 4) for end in ends] for name, ends in found.items() if ends}
 
 
 def rounded(volumes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

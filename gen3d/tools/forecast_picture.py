@@ -74,7 +74,7 @@ def volumes(path: Path, model: OpenModel, tree: Mapping[str, Any]) -> None:
 
 
 def structure(cell: Any, name: str, tree: Mapping[str, Any]) -> None:
-    """Draw one structure: visits, the copied last one, forecasts with the samples' 10 to 90 % interval."""
+    """Draw one structure: visits, the copied last one, forecasts with their 80 % interval."""
     dated = all(visit["date"] for visit in tree["visits"])
     chart(cell, name, "" if dated else tree["unit"], "mL")
 
@@ -92,9 +92,10 @@ def structure(cell: Any, name: str, tree: Mapping[str, Any]) -> None:
         measured = [v["volumes_ml"][name] for v in hidden]
         cell.plot(times(hidden), measured, "o", mfc="none", mec=REAL, ms=7, label="hidden visit")
     cell.plot(times(ahead), sizes(ahead, "copy"), "_", color=FAINT, ms=12, mew=2, label="last visit copied")
-    label = "samples, 10 to 90 %"
+    known_spread = any(row["volumes_ml"]["interval_80"] for row in ahead)
+    spread, label = ("interval_80", "80 % interval") if known_spread else ("samples_10_to_90", "samples, 10 to 90 %")
     for row, when in zip(ahead, times(ahead), strict=True):
-        if ends := row["volumes_ml"]["samples_10_to_90"].get(name):
+        if ends := row["volumes_ml"][spread].get(name):
             cell.plot([when, when], ends, "-", color=FAKE, lw=4, alpha=0.45, solid_capstyle="butt", label=label)
             label = "_"
     cell.plot(times(ahead), sizes(ahead, "forecast"), "D", color=FAKE, ms=6, label="forecast (synthetic)")

@@ -27,6 +27,7 @@ from gen3d.tools.held_out import Comparison, compare
 from gen3d.tools.progress import say, shown_progress
 from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, Phantoms, gather, keep_out, keep_out_of_archive
+from gen3d.tools.volume_spread import write_spread
 
 FINE_TUNING: dict[str, Any] = {
     "steps": 200,
@@ -168,6 +169,8 @@ def run_training(
     if experiment.system in AUTOENCODERS:
         table = reconstructed(run / MODEL, (validation or cases)[:EXAMINED], own)
         (run / MODEL / "README.md").write_text(card(load(run / MODEL), scores=table))
+    if experiment.system == "forecast" and system.config.labels:
+        write_spread(run / MODEL, validation or cases, own)
     if experiment.system != "completion":
         return run / MODEL
     write_usual(run / MODEL, validation or cases, own)

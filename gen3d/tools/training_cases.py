@@ -8,7 +8,7 @@ from typing import Any
 
 from gen3d.core.error import UserError
 from gen3d.core.system import System
-from gen3d.core.volume import Prepared, Triple
+from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.data import cache
 from gen3d.data.splits import is_test, is_validation, split_by_patient
 from gen3d.data.study import Study
@@ -20,7 +20,8 @@ class Source:
     """Cases of one data set.
 
     Attributes:
-        path: A folder of cases, in any layout that gen3d reads.
+        path: A folder of cases, in any layout that gen3d reads; of several raters' masks, see gen3d.data.raters, an npz
+            archive too.
         dataset: Its name in configs/splits.yaml, whose test cases are then left out; without one nobody is.
         weight: Share of the draws, relative to the other sources.
         licence: Of the data, for the model card.
@@ -160,13 +161,16 @@ def followed(path: Path, source: Source, data: DataConfig, system: Any) -> Prepa
 
 def stored(study: Study, data: DataConfig, system: System) -> Prepared:
     """Return a study as the cache holds it, prepared anew where its files or the settings have changed."""
+    from gen3d.data.raters import RatedStudy, read_rater_case
     from gen3d.data.studies import read_study
 
     files = [*study.files.values(), *([study.lesion] if study.lesion else [])]
     key = f"{study.source}/{study.place}/{','.join(study.files)}"
-    return cache.refresh(
-        {key: files}, Path(data.cache), preparation(system), lambda _: system.prepare(read_study(study))
-    )[0]
+    read: Callable[[], Case] = partial(read_study, study)
+    if isinstance(study, RatedStudy):
+        files, key = [*files, *study.masks.values()], f"{key}/{study.raters} raters"
+        read = partial(read_rater_case, study)
+    return cache.refresh({key: files}, Path(data.cache), preparation(system), lambda _: system.prepare(read()))[0]
 
 
 def simulated(seed: int, data: DataConfig, system: System) -> Prepared:
@@ -276,11 +280,16 @@ def preparation(system: System) -> tuple[object, ...]:
 
 def real_cases(source: Source, data: DataConfig) -> list[Study]:
     """List a source's training cases."""
+    from gen3d.data.raters import find_rater_cases, holds_raters
     from gen3d.data.studies import find_studies, read_aliases, scans_of
 
     aliases = read_aliases(Path(data.aliases)) if data.aliases else None
     path = Path(source.path)
-    found = scans_of(path, source.contrast) if source.contrast else find_studies(path, aliases)
+    found: Sequence[Study]
+    if holds_raters(path):
+        found = find_rater_cases(path, source.contrast)
+    else:
+        found = scans_of(path, source.contrast) if source.contrast else find_studies(path, aliases)
     return [study for study in found if trained_on(study.name, source, data)]
 
 

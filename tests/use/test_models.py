@@ -21,7 +21,8 @@ LIMITS_MB = {
     "brain-completion": 6.0,
     "ct-kernel": 2.0,
     "ct-recon": 2.0,
-    "hippocampus-latent": 2.1,  # 2 MiB
+    "hippocampus-forecast": 2.1,  # 2 MiB
+    "hippocampus-latent": 2.1,
     "hippocampus-wdm": 2.0,
     "mri-recon": 2.0,
 }
@@ -29,6 +30,7 @@ DATASETS = {
     "brain-completion": ("brats", "ms"),
     "ct-kernel": ("ct",),
     "ct-recon": ("ct",),
+    "hippocampus-forecast": ("hippocampus",),
     "hippocampus-latent": ("hippocampus",),
     "hippocampus-wdm": ("hippocampus",),
     "mri-recon": ("brats", "ms"),
