@@ -480,7 +480,7 @@ def forecast(
             help="When: 2027-05-01, or days after the last visit: +365; several: +180,+365.", show_default=False
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Plausible images, for the spread; 0: the expected one alone.")] = 8,
+    samples: Annotated[int, typer.Option(help="Plausible images, for the spread; 0: the expected one alone.")] = 4,
     model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "hippocampus-forecast",
     contrast: Annotated[
         str | None, typer.Option(help="Which scan, where visits hold several: flair.", show_default=False)

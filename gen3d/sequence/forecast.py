@@ -62,7 +62,7 @@ class ForecastConfig(SequenceConfig):
     parameterization: Parameterization = X0(FlowTime())
     expected: float = 0.4
     period: float | None = None
-    windows: Triple = (48, 48, 48)
+    windows: Triple = (160, 160, 160)
     sampling: Sampling = Sampling(sampler="euler", steps=8, grid="flow")
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from gen3d.data.visits import Patient, find_patients, read_patient
 from gen3d.data.visits_register import aligned, check_one_grid, shifts
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside, protect
 from gen3d.tools.forecast_files import Job, asked, remove_stale, write_patient
-from gen3d.tools.forecast_images import Advance, look, steps, unlike_training
+from gen3d.tools.forecast_images import Advance, look, steps, unlike_scans, unlike_times
 from gen3d.tools.forecast_query import Query, Wish, at_day, parse_wish, query
 from gen3d.tools.outcomes import put
 from gen3d.tools.record import WARNING, about, patients
@@ -40,7 +40,7 @@ class Request:
     """
 
     at: tuple[str, ...] = ()
-    samples: int = 8
+    samples: int = 4
     contrast: str | None = None
     dates: Path | None = None
     align: bool = False
@@ -183,10 +183,11 @@ def served(
     visits = patient.visits[: len(known.visits)]
     known = Patient(patient.name, visits, patient.unit)
     there = shifts(patient, reference) if moved or not request.align else []
-    unlike: tuple[str, ...] = ()
+    scans: tuple[str, ...] = ()
     if not (request.align and dry_run):
-        ahead = [one.day - visits[-1].day for one in queries if one.day > visits[-1].day]
-        unlike = unlike_training(model, look(model.system, visits), patient, ahead)
+        scans = unlike_scans(model, look(model.system, visits))
+    ahead = [one.day - visits[-1].day for one in queries if one.day > visits[-1].day]
+    unlike = (*scans, *unlike_times(model, patient, ahead))
     row: dict[str, Any] = {
         "patient": patient.name,
         "status": "checked" if dry_run else "outside" if unlike else "made",
@@ -197,6 +198,7 @@ def served(
         "moved_mm": {name: round(mm, 3) for name, mm in moved.items()},
         "misaligned": [shift.words for shift in there],
         "outside_training": list(unlike),
+        "structures_measured": bool(model.system.config.labels) and not scans,
     }
     hidden = patient.visits[-1] if request.hide_last else None
     job = Job(patient, known, hidden, queries, request.samples, request.seed, request.keep, request.rollout, row)

@@ -72,8 +72,9 @@ class Job:
 
 def write_patient(folder: Path, model: OpenModel, job: Job, advance: Advance) -> list[dict[str, Any]]:
     """Forecast everything that is asked of one patient and write it; return a row for each time."""
-    seen = look(model.system, job.known.visits, UNLIKE if job.facts["outside_training"] else 1.0)
-    whole = look(model.system, job.patient.visits) if job.hidden else seen
+    believed, measured = UNLIKE if job.facts["outside_training"] else 1.0, job.facts["structures_measured"]
+    seen = look(model.system, job.known.visits, believed, measured=measured)
+    whole = look(model.system, job.patient.visits, measured=measured) if job.hidden else seen
     rows = []
     for index, query in enumerate(job.queries):
 
@@ -81,7 +82,7 @@ def write_patient(folder: Path, model: OpenModel, job: Job, advance: Advance) ->
             advance((index + share) / len(job.queries))
 
         rows.append(write_forecast(folder, model, job, seen, whole, query, of_all))
-    if model.system.config.labels:
+    if seen.measured:
         tree = volumes_tree(model, job, whole, rows)
         forecast_picture.volumes(folder / tree["file"], model, tree)
         write_json(folder / f"{job.patient.name}_volumes.json", tree)
@@ -105,7 +106,7 @@ def write_forecast(
     found = answer(model, seen, query.day, key, job.samples, take, lambda done: advance(share * done))
     contrast = seen.last.contrast or model.system.config.contrasts[0]
     row = asked(query, stem)
-    if model.system.config.labels:
+    if seen.measured:
         latest = sizes(model, seen, found.latest)
         volumes = {"forecast": sizes(model, seen, found.image), "copy": latest}
         spread = {"samples_mean": mean_of(measured), "samples_10_to_90": interval(measured)}
@@ -176,7 +177,7 @@ def rolled(
         visits = (*visits, visit)
         apart = drift(seen, direct.voxels, visit.volume.voxels, direct.copy)
         row: dict[str, Any] = {"at": label(job.known, day), "day": day, **apart, "compared": direct.kind}
-        if model.system.config.labels:
+        if seen.measured:
             again = look(model.system, visits, seen.believed)
             both = {"rolled_out": sizes(model, again, np.asarray(again.history.voxels[-1], dtype=np.float32))}
             row["volumes_ml"] = rounded({**both, "direct": sizes(model, seen, direct.image)})

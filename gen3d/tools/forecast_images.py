@@ -28,11 +28,13 @@ class Seen:
         visits: In order of time.
         history: The model's.
         believed: Share of the model's change that goes into a forecast.
+        measured: Whether structures are measured: not in scans unlike those that their network learnt from.
     """
 
     visits: tuple[Visit, ...]
     history: Any
     believed: float = 1.0
+    measured: bool = True
 
     @property
     def last(self) -> Volume:
@@ -88,23 +90,29 @@ class Answer:
     samples: int
 
 
-def look(system: Any, visits: Sequence[Visit], believed: float = 1.0) -> Seen:
+def look(system: Any, visits: Sequence[Visit], believed: float = 1.0, *, measured: bool = True) -> Seen:
     """Bring visits to a model's axes and grey scale."""
-    return Seen(tuple(visits), system.history([v.volume for v in visits], [v.day for v in visits]), believed)
+    history = system.history([v.volume for v in visits], [v.day for v in visits])
+    return Seen(tuple(visits), history, believed, measured and bool(system.config.labels))
 
 
-def unlike_training(model: OpenModel, seen: Seen, patient: Patient, days_ahead: Sequence[float]) -> tuple[str, ...]:
-    """Say in which way a patient, or how far is looked ahead, is unlike what the model was trained on.
+def unlike_scans(model: OpenModel, seen: Seen) -> tuple[str, ...]:
+    """Say in which way the last visit is unlike the scans that the model was trained on."""
+    system, history = model.system, seen.history
+    last = np.asarray(history.voxels[-1:], dtype=np.float32)
+    there, scales = np.array([True]), (history.scale,)
+    case = Prepared("last visit", "", last, there, None, history.spacing, scales, history.placement)
+    return departures(case, system.config.contrasts, system.provenance.get("envelope", {}))
+
+
+def unlike_times(model: OpenModel, patient: Patient, days_ahead: Sequence[float]) -> tuple[str, ...]:
+    """Say in which way how far is looked ahead is unlike what the model was trained on.
 
     ``provenance["envelope"]`` may hold ``horizon_days``, [least, most], besides what ``departures`` looks at, and
     ``provenance["time_unit"]`` may be "seconds".
     """
-    system, history = model.system, seen.history
+    system, words = model.system, []
     known = system.provenance.get("envelope", {})
-    last = np.asarray(history.voxels[-1:], dtype=np.float32)
-    there, scales = np.array([True]), (history.scale,)
-    case = Prepared(patient.name, patient.name, last, there, None, history.spacing, scales, history.placement)
-    words = list(departures(case, system.config.contrasts, known))
     unit = system.provenance.get("time_unit", "days")
     if patient.unit != unit:
         words.append(f"its times are in {patient.unit}; the model was trained on {unit}")
@@ -202,17 +210,17 @@ def finite(image: np.ndarray, model: OpenModel) -> np.ndarray:
 
 def sizes(model: OpenModel, seen: Seen, image: np.ndarray) -> dict[str, float]:
     """Return each structure's volume in mL, as the model's own fixed network finds it; nothing where it has none."""
-    labels = labelled(model, image)
+    labels = labelled(model, seen, image)
     if labels is None:
         return {}
     counts = np.bincount(labels.ravel(), minlength=1 + len(model.system.config.labels))
     return {name: int(counts[index]) * seen.voxel_ml for index, name in enumerate(model.system.config.labels, 1)}
 
 
-def labelled(model: OpenModel, image: np.ndarray) -> np.ndarray | None:
-    """Return the labels that the model's fixed network gives an image, (X, Y, Z); None where it has no network."""
+def labelled(model: OpenModel, seen: Seen, image: np.ndarray) -> np.ndarray | None:
+    """Return the labels that the model's fixed network gives an image, (X, Y, Z); None where nothing is measured."""
     system: Any = model.system
-    if not system.config.labels:
+    if not seen.measured:
         return None
     labels: Tensor = system.structures(torch.from_numpy(image)[None, None].to(model.device))
     return labels[0].cpu().numpy()

@@ -60,7 +60,7 @@ def scored(model: OpenModel, seen: Seen, whole: Seen, found: Answer) -> dict[str
 
 def structures(model: OpenModel, seen: Seen, truth: np.ndarray, found: Answer) -> dict[str, Any]:
     """Compare the change of each structure's volume with the true one, all measured by the one fixed network."""
-    masks = [labelled(model, image) for image in (truth, found.image, found.latest)]
+    masks = [labelled(model, seen, image) for image in (truth, found.image, found.latest)]
     if any(mask is None for mask in masks):
         return {}
     names: Sequence[str] = model.system.config.labels

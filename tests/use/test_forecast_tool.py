@@ -55,6 +55,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_model(untrained(labels=("front", "back")), folder / "volumes")
     save_model(untrained(), folder / "plain")
+    elsewhere = untrained(labels=("front", "back"))
+    elsewhere.provenance["envelope"] = {"spacing_mm": [[9.0] * 3, [9.0] * 3]}
+    save_model(elsewhere, folder / "elsewhere")
     like_ours = untrained()
     prepared = like_ours.prepare(Case("c", {"mri": Volume(noisy(1), AFFINE)}))
     like_ours.provenance["envelope"] = {**envelope([prepared], ("mri",)), "horizon_days": [100, 800]}
@@ -206,6 +209,17 @@ def test_shifted_visits_and_unlike_scans_are_told(gen3d: Run, patient: Path, mod
     save(patient / "ses-20190101" / "t1.nii.gz", 1 / (1 + np.abs(moved)), AFFINE)
     status, _, told = gen3d("forecast", "-i", patient, "-o", tmp_path / "out", "--at", "+365", *options[2:])
     assert (status, "unlike" in told) == (0, False), told  # the last visit is what the model goes by
+
+
+def test_structures_of_scans_unlike_training_are_not_measured(
+    gen3d: Run, patient: Path, models: Path, tmp_path: Path
+) -> None:
+    options = ("--samples", 2, "--hide-last", "--model", models / "elsewhere")
+    status, said, told = gen3d("forecast", "-i", patient, "-o", tmp_path / "out", *options)
+    assert status == 0, told
+    assert "unlike the training set: voxels of" in told
+    assert "front: " not in said
+    assert not list((tmp_path / "out" / "P").glob("*volumes*"))
 
 
 def test_a_heart_in_seconds(gen3d: Run, models: Path, tmp_path: Path) -> None:
