@@ -163,7 +163,7 @@ def score(options: argparse.Namespace) -> None:
         for name, way in {**lines, "a line through each voxel": straight}.items():
             save(name, {**scored(system, segmenter, way, options.cases), "cpu_minutes": 0, "calls": 0})
         return
-    calls = system.config.sampling.steps
+    calls = system.config.sampling.steps * (2 if getattr(system.config, "guidance", 1) != 1 else 1)
     if hasattr(system, "encoder") and system.name == "forecast":
         one = scored(system, segmenter, by_one_call(system), options.cases)
         known = {"volume_spread": system.provenance.get("volume_spread", {})}
@@ -172,7 +172,8 @@ def score(options: argparse.Namespace) -> None:
         return
     many = scored(system, segmenter, by_samples(system, options.samples), options.cases)
     facts = {"cpu_minutes": minutes, "calls": calls, "samples": options.samples}
-    save(f"{options.name}, mean of {options.samples} samples", {**many, **facts})
+    kind = "one sample" if options.samples == 1 else f"mean of {options.samples} samples"
+    save(f"{options.name}, {kind}", {**many, **facts})
 
 
 def coverage(rows: list[dict[str, Any]], known: dict[str, Any]) -> float:

@@ -20,6 +20,10 @@ SYSTEMS = {
     "kernel-flow": "gen3d.latent.kernel_flow:KernelFlow",
     "forecast": "gen3d.sequence.forecast:Forecast",
     "sadm": "gen3d.sequence.sadm:SADM",
+    "cdal": "gen3d.segmentation.cdal:CDAL",
+    "cimd": "gen3d.segmentation.cimd:CIMD",
+    "probunet": "gen3d.segmentation.probunet:ProbUNet",
+    "segmenter": "gen3d.segmentation.plain:Plain",
 }
 
 

@@ -61,6 +61,8 @@ class Chain:
 
     def embed(self, sigma: Tensor) -> Tensor:
         """Return t, (B,) -> (B,): linear in log sigma, the integer itself at a table value, clamped at both ends."""
+        if self.steps == 1:
+            return torch.zeros_like(sigma, dtype=torch.float32)
         table = self.table.to(sigma.device)
         sigma = sigma.double().clamp(table[0], table[-1])
         low = (torch.searchsorted(table, sigma, right=True) - 1).clamp(0, self.steps - 2)
@@ -130,6 +132,36 @@ class Cosine(Chain):
 
 
 @dataclass(frozen=True)
+class VP(Chain):
+    r"""Few, large steps: equidistant times of the variance-preserving process (Song et al. 2021, equation 11).
+
+    $$\bar\alpha(t) = \exp(-low\, t - \tfrac12 (high - low)\, t^2), \qquad t = 1 / steps, ..., 1$$
+
+    as denoising diffusion GANs walk (Xiao et al. 2022, https://arxiv.org/abs/2112.07804), from sigma 152 with these
+    defaults.
+
+    Attributes:
+        steps: Length of the chain; the network is told t = 0 ... steps - 1.
+        low: Rate of noise at the beginning.
+        high: Rate at the end.
+    """
+
+    steps: int = 4
+    low: float = 0.1
+    high: float = 20.0
+
+    def alpha_bar(self) -> Tensor:
+        r"""Return $\bar\alpha$ of each time, (steps,) float64."""
+        t = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        return (-self.low * t - 0.5 * (self.high - self.low) * t.square()).exp()
+
+    def betas(self) -> Tensor:
+        """Return the beta of each step, (steps,) float64."""
+        alpha_bar = self.alpha_bar()
+        return 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
+@dataclass(frozen=True)
 class LogNormal:
     r"""Continuous noise levels, $\ln\sigma \sim N(mean, std^2)$ in training (Karras et al. 2022, table 1).
 
@@ -183,7 +215,7 @@ class FlowTime:
         return (1000 * sigma.double() / (1 + sigma.double())).float()
 
 
-Levels = Betas | Cosine | LogNormal | FlowTime
+Levels = Betas | Cosine | VP | LogNormal | FlowTime
 
 
 class Coefficients(NamedTuple):

@@ -27,6 +27,7 @@ class Objective:
         start: First step at which it is due.
         every: Steps between its updates.
         ema: Whether its parameters are averaged for the saved model.
+        rate: Factor on the learning rate.
         at: (example, keys, sigma (B,)) -> the loss of each item at a noise level, (B,), for those who ask where a model
             learns; None where levels mean nothing.
         told: Names of terms that are logged only, such as how many codes are in use.
@@ -40,6 +41,7 @@ class Objective:
     ema: bool = True
     at: Callable[[Example, Sequence[Key], Tensor], Tensor] | None = None
     told: tuple[str, ...] = ()
+    rate: float = 1.0
 
     def summed(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the terms that are minimised, ()."""

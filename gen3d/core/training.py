@@ -164,7 +164,7 @@ class Optimization:
                 "which several processes can't train; train in one"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(step)
+            group["lr"] = self.config.rate(step) * self.objective.rate
         if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip)

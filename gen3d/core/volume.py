@@ -169,6 +169,7 @@ class Case:
         lesion: Integer mask, if there is one.
         patient: Whom the study is of, where patients have several; the name if not known.
         naming: How its files are named.
+        raters: The mask that each rater drew, None for one who did not, where several drew the same structures.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Case:
     lesion: Volume | None = None
     patient: str = ""
     naming: Naming | None = None
+    raters: tuple[Volume | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.patient:
@@ -273,6 +275,7 @@ class Prepared:
         scales: The intensity map of each contrast, None where absent.
         placement: The way back to the file's grid, if there is a file.
         days: Of a patient's visits, rising.
+        raters: (R, X, Y, Z) uint8, each rater's mask, 255 everywhere for one who did not draw.
     """
 
     name: str
@@ -284,6 +287,7 @@ class Prepared:
     scales: tuple[Scale | None, ...]
     placement: Placement | None = None
     days: np.ndarray | None = None
+    raters: np.ndarray | None = None
 
 
 def centred_affine(axes: str, size: Triple, spacing: tuple[float, float, float]) -> np.ndarray:

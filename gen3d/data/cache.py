@@ -95,6 +95,8 @@ def store(
         np.save(temporary / "voxels.npy", case.voxels)
         if case.lesion is not None:
             np.save(temporary / "lesion.npy", case.lesion)
+        if case.raters is not None:
+            np.save(temporary / "raters.npy", case.raters)
         record = _record(case) | {"mark": mark, "quantiles": knots(case).tolist()}
         (temporary / "case.json").write_text(json.dumps(record))
         shutil.rmtree(final, ignore_errors=True)
@@ -130,7 +132,7 @@ def load_case(place: Path) -> Prepared:
         raise UserError(
             f"{place}: stored by an older gen3d, lacks the quantiles of each contrast; build the cache again"
         )
-    lesion = place / "lesion.npy"
+    lesion, raters = place / "lesion.npy", place / "raters.npy"
     return Measured(
         record["name"],
         record["patient"],
@@ -141,6 +143,7 @@ def load_case(place: Path) -> Prepared:
         tuple(scale and Scale(**scale) for scale in record["scales"]),
         _placement(record["placement"]),
         None if record.get("days") is None else np.array(record["days"], dtype=np.float64),
+        raters=np.load(raters, mmap_mode="r") if raters.exists() else None,
         quantiles=np.array(record["quantiles"]),
     )
 

@@ -8,8 +8,10 @@ import numpy as np
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Case, Placement, Prepared, Scale, Triple, Volume, turned
 from gen3d.data.intensity import Intensity
+from gen3d.data.layout import on_one_grid
 from gen3d.data.patches import centred_start
 
+ABSENT = 255  # in every voxel of the mask of a rater who did not draw
 Crop = Literal["none", "foreground"] | Triple
 
 
@@ -38,7 +40,7 @@ def prepare(
             darkest voxel of a volume that is not cut out of its background.
 
     Raises:
-        UserError: if the case has none of the contrasts.
+        UserError: if the case has none of the contrasts, or a mask does not fit its image.
     """
     intensity = intensity or Intensity()
     volumes = {name: case.volumes[name] for name in contrasts if name in case.volumes}
@@ -57,7 +59,30 @@ def prepare(
     lesion = None if case.lesion is None else placement.take(_bytes(case.lesion))
     present = np.array([name in volumes for name in contrasts])
     spacing = Volume(voxels[0], placement.model_affine).spacing
-    return Prepared(case.name, case.patient, voxels, present, lesion, spacing, tuple(scales), placement)
+    raters = raters_masks(case, placement)
+    return Prepared(case.name, case.patient, voxels, present, lesion, spacing, tuple(scales), placement, raters=raters)
+
+
+def raters_masks(case: Case, placement: Placement) -> np.ndarray | None:
+    """Return each rater's mask on the model's grid, (R, X, Y, Z) uint8, 255 everywhere for one who did not draw.
+
+    Raises:
+        UserError: A mask lies on another grid than the image, or has labels above 254.
+    """
+    if not case.raters:
+        return None
+    image = next(iter(case.volumes.values()))
+    masks = np.full((len(case.raters), *placement.size), ABSENT, dtype=np.uint8)
+    for number, mask in enumerate(case.raters):
+        if mask is None:
+            continue
+        on_one_grid([image, mask], "draw it on the image's own grid")
+        if mask.voxels.max() >= ABSENT:
+            raise UserError(
+                f"{mask.origin}: holds label {mask.voxels.max()}; expected at most {ABSENT - 1}; renumber it"
+            )
+        masks[number] = placement.take(_bytes(mask))
+    return masks
 
 
 def place_case(

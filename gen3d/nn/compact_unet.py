@@ -57,9 +57,10 @@ class CompactUNet(nn.Module):
         present: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
         factor = halving(x)
-        e = self.embedding(t, present, vector, label)
+        e = self.embedding(t, present, vector, label, latent)
         x = x if channels is None else torch.cat([x, channels], dim=1)
         h = self.stem(x)
         skips: list[Tensor] = []

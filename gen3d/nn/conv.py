@@ -23,6 +23,9 @@ class Conv(nn.Conv3d):
         for axis in range(3):
             if x.shape[2 + axis] == 1 and padding[axis]:
                 weight, padding[axis] = weight.narrow(2 + axis, padding[axis], 1), 0
+        if x.shape[4] == 1 and x.device.type == "cpu":  # on volumes of one slice it takes several times as long
+            y = nnf.conv2d(x.squeeze(4), weight.squeeze(4), self.bias, padding=padding[:2])
+            return y.movedim(1, -1).unsqueeze(3).movedim(-1, 1)
         if slow_on_cpu(x):
             return torch.mkldnn_convolution(x, weight, self.bias, padding, (1, 1, 1), (1, 1, 1), 1)
         return nnf.conv3d(x, weight, self.bias, padding=padding)

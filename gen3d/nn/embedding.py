@@ -19,6 +19,8 @@ class EmbeddingConfig(Protocol):
     def vector(self) -> int: ...
     @property
     def classes(self) -> int: ...
+    @property
+    def latent(self) -> int: ...
 
 
 def sinusoid(t: Tensor, width: int, period: float = 10_000.0) -> Tensor:
@@ -35,7 +37,8 @@ def sinusoid(t: Tensor, width: int, period: float = 10_000.0) -> Tensor:
 class Embedding(nn.Module):
     """Everything that is not an image, as one vector: (B,) times and their company -> (B, 4 * width).
 
-    The time goes through a sinusoid and two layers; flags, numbers and the class are added, linear in what they say.
+    The time goes through a sinusoid and two layers; flags, numbers and the class are added, linear in what they say. A
+    random draw goes through two layers of its own.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
@@ -46,11 +49,18 @@ class Embedding(nn.Module):
         self.present = nn.Linear(config.present, inner) if config.present else None
         self.vector = nn.Linear(config.vector, inner) if config.vector else None
         self.label = nn.Embedding(config.classes, inner) if config.classes else None
+        mapping = (nn.Linear(config.latent, inner), nn.SiLU(), nn.Linear(inner, inner)) if config.latent else None
+        self.latent = nn.Sequential(*mapping) if mapping else None
 
     def forward(
-        self, t: Tensor, present: Tensor | None = None, vector: Tensor | None = None, label: Tensor | None = None
+        self,
+        t: Tensor,
+        present: Tensor | None = None,
+        vector: Tensor | None = None,
+        label: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
-        for name, value in {"present": present, "vector": vector, "label": label}.items():
+        for name, value in {"present": present, "vector": vector, "label": label, "latent": latent}.items():
             if (value is None) != (getattr(self, name) is None):
                 raise ValueError(f"this network {'needs' if value is None else 'was not built for'} '{name}'")
         embedding = self.time(sinusoid(t, self.width))
@@ -61,4 +71,6 @@ class Embedding(nn.Module):
         if self.label is not None and label is not None:
             known = (label >= 0).unsqueeze(1)
             embedding = embedding + self.label(label.clamp(min=0)) * known
+        if self.latent is not None and latent is not None:
+            embedding = embedding + self.latent(latent)
         return embedding

@@ -19,8 +19,8 @@ class UNetConfig:
     """A U-Net's shape; level i has ``width * multipliers[i]`` channels at 1 / 2**i of the size.
 
     ``skips``: "add" takes the mean of the two paths (Bieder et al. 2023), "concat" puts one behind the other.
-    ``groups``: at most this many groups in a norm. ``present``, ``vector``, ``classes``: how many flags, numbers and
-    classes the network is told, besides the time.
+    ``groups``: at most this many groups in a norm. ``present``, ``vector``, ``classes``, ``latent``: how many flags,
+    numbers, classes and numbers of a random draw the network is told, besides the time.
     """
 
     in_channels: int
@@ -34,6 +34,7 @@ class UNetConfig:
     present: int = 0
     vector: int = 0
     classes: int = 0
+    latent: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -87,9 +88,10 @@ class UNet(nn.Module):
         present: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
         factor = halving(x)
-        e = self.embedding(t, present, vector, label)
+        e = self.embedding(t, present, vector, label, latent)
         h = self.stem(x if channels is None else torch.cat([x, channels], dim=1))
         h, skips = self._descend(h, e, factor)
         for block in self.middle:

@@ -63,8 +63,9 @@ class WaveletUNet(nn.Module):
         present: Tensor | None = None,
         vector: Tensor | None = None,
         label: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
-        e = self.embedding(t, present, vector, label)
+        e = self.embedding(t, present, vector, label, latent)
         pyramid = x if channels is None else torch.cat([x, channels], dim=1)
         axes = split_axes(x.shape)
         h, details = self.stem(pyramid), []

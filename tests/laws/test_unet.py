@@ -90,6 +90,14 @@ def test_numbers_and_classes_matter_and_minus_one_is_no_class() -> None:
     assert torch.equal(made(x, t, vector=vector, label=torch.tensor([1] * 2)), answers[0])
 
 
+@both
+@torch.no_grad()
+def test_a_random_draw_matters(kind: Network) -> None:
+    made, (x, t) = network(kind, latent=3), inputs(8, 8, 8)
+    one, other = (made(x, t, latent=torch.full((2, 3), value)) for value in (-1.0, 1.0))
+    assert float((one - other).abs().max()) > 1e-3
+
+
 def test_what_a_network_needs_and_what_it_was_not_built_for() -> None:
     x, t = inputs(4, 4, 4)
     with pytest.raises(ValueError, match="needs 'present'"):
@@ -115,8 +123,9 @@ def test_a_new_network_answers_zero(skips: str) -> None:
 
 @both
 def test_gradients_reach_every_parameter(kind: Network) -> None:
-    made, (x, t) = network(kind, present=1, vector=1, classes=2), inputs(8, 8, 8)
-    made(x, t, present=torch.ones(2, 1), vector=torch.ones(2, 1), label=torch.tensor([0, 1])).square().sum().backward()
+    made, (x, t) = network(kind, present=1, vector=1, classes=2, latent=1), inputs(8, 8, 8)
+    told = {name: torch.ones(2, 1) for name in ("present", "vector", "latent")}
+    made(x, t, **told, label=torch.tensor([0, 1])).square().sum().backward()
     assert [name for name, p in made.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

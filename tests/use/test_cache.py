@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,15 @@ def test_what_goes_in_comes_out_as_a_memory_map(lesion: bool, tmp_path: Path) ->
         np.testing.assert_array_equal(got.lesion, case.lesion)
         np.testing.assert_array_equal(got.placement.affine, case.placement.affine)
         np.testing.assert_array_equal(got.placement.place(case.voxels[0]), case.placement.place(case.voxels[0]))
+
+
+def test_raters_masks_are_kept(tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (3, 12, 11, 10)).astype(np.uint8)
+    case = replace(prepared("a", lesion=False), raters=masks)
+    got, without = cache.build([case, prepared("b")], tmp_path)
+    assert got.raters is not None
+    np.testing.assert_array_equal(got.raters, masks)
+    assert without.raters is None
 
 
 def test_half_precision_by_default_and_sorted_by_name(tmp_path: Path) -> None:
