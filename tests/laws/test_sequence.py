@@ -23,6 +23,7 @@ NETWORK = UNetConfig(in_channels=32, out_channels=8, width=8, multipliers=(1, 2)
 CONFIG = ForecastConfig(patch=(16, 16, 16), width=8, network=NETWORK)
 IN_VOXELS = replace(CONFIG, space="pixel", network=replace(NETWORK, in_channels=11, out_channels=1))
 
+IN_PHASE = replace(CONFIG, period=400.0)
 IN_LATENTS = replace(
     CONFIG,
     space="latent",
@@ -70,7 +71,7 @@ def test_an_untrained_model_is_the_copied_last_visit_to_the_bit(config: Forecast
     assert torch.equal(system.finish(x, example), last)
 
 
-@pytest.mark.parametrize("config", [CONFIG, IN_VOXELS, IN_LATENTS])
+@pytest.mark.parametrize("config", [CONFIG, IN_VOXELS, IN_LATENTS, IN_PHASE])
 def test_order_of_the_input_does_not_matter_and_dates_do(config: ForecastConfig) -> None:
     system = model(config)
     first = system.expected(asked(system))

@@ -165,7 +165,7 @@ def test_padding_outside_the_scanner_counts_as_air() -> None:
 def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained ControlNets led by spectra and by masks."""
     folder = tmp_path_factory.mktemp("controls")
-    for task in ("mri", "mask"):
+    for task in ("mri", "mask", "sparse-ct"):
         save_model(control(task), folder / task)
     return folder
 
@@ -189,6 +189,23 @@ def test_a_control_model_keeps_to_the_data(
     mask = Acquisition("mri", acceleration=2).operator(given.shape[:2]).mask.numpy()  # type: ignore[attr-defined]
     lacking = np.linalg.norm((after - before)[mask]) / np.linalg.norm(before[mask])
     assert lacking < 0.1  # the model never learnt, what was measured is there all the same; what is below 0 was cut
+
+
+def test_a_control_model_takes_projections(gen3d: Run, controls: Path, tmp_path: Path) -> None:
+    x, y, _ = np.meshgrid(np.arange(32) - 15.5, np.arange(32) - 15.5, np.arange(8) - 3.5, indexing="ij")
+    body = np.where(np.hypot(x, y) < 12, 40.0, -1000.0) + np.where(np.hypot(x - 3, y + 2) < 3, 400.0, 0.0)
+    scan = tmp_path / "in" / "ct.nii.gz"
+    scan.parent.mkdir()
+    nib.save(nib.Nifti1Image(body.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0])), scan)
+    status, _, noted = gen3d(
+        *("reconstruct", "-i", scan, "-o", tmp_path / "out", "--task", "sparse-ct", "--views", 30),
+        *("--model", controls / "sparse-ct"),
+    )
+    assert status == 0, noted
+    rows = {row["method"]: float(row["psnr_db"]) for row in csv.DictReader((tmp_path / "out" / TABLE).open())}
+    assert list(rows) == ["filtered back-projection", f"total variation, {CLASSICAL} iterations", "sparse-ct"]
+    made = nib.load(tmp_path / "out" / "ct_reconstructed.nii.gz").get_fdata()
+    assert made[16, 16, 4] - made[2, 2, 4] > 500  # the model never learnt: what is seen comes from the projections
 
 
 def test_a_control_model_of_another_task_is_one_line(
