@@ -70,7 +70,7 @@ class CIMDConfig(SegmentationConfig):
     scale: float = 0.05
     fold: int = 2
     features: UNetConfig | None = UNetConfig(
-        in_channels=8, out_channels=64, width=24, multipliers=(1, 2, 3), blocks=1, groups=4
+        in_channels=8, out_channels=64, width=20, multipliers=(1, 2, 3), blocks=1, groups=4
     )
     architecture: Literal["unet", "compact"] = "compact"
     network: UNetConfig = UNetConfig(

@@ -50,7 +50,7 @@ class ProbUNetConfig(SegmentationConfig):
 
     fold: int = 2
     features: UNetConfig = UNetConfig(
-        in_channels=8, out_channels=64, width=24, multipliers=(1, 2, 3), blocks=1, groups=4
+        in_channels=8, out_channels=64, width=20, multipliers=(1, 2, 3), blocks=1, groups=4
     )
     width: int = 16
     latent: LatentConfig = LatentConfig(coarse=1)
