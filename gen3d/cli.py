@@ -540,6 +540,58 @@ def forecast(
         )
 
 
+@app.command()
+def segment(
+    source: Annotated[
+        Path,
+        typer.Option("-i", "--input", help="A scan, a folder of scans or studies, a data set.", show_default=False),
+    ],
+    out: Out,
+    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", show_default=False)],
+    samples: Annotated[int, typer.Option(help="Masks that are drawn; 0: the answer of a single call.")] = 16,
+    rater: Annotated[
+        int | None, typer.Option(help="Draw as this rater would, from 1 [as any of them].", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    report: Annotated[Path | None, typer.Option(help="A JSON file for all outcomes.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Segment scans: the most likely mask, how sure it is, and masks as several experts might draw them."""
+    from gen3d.tools.progress import progress_bar
+    from gen3d.tools.segment import Request
+    from gen3d.tools.segment import segment as run
+    from gen3d.tools.segment_files import summary
+
+    def done(row: Mapping[str, Any]) -> None:
+        print("\n".join(summary(row)))
+        if not dry_run:
+            print(f"  in {out / row['place']}")
+
+    def failed(case: str, error: Exception) -> None:
+        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+
+    with progress_bar("segment", 100) as advance:
+        run(
+            source,
+            out,
+            model,
+            Request(samples, rater, seed),
+            device=device,
+            precision=precision,
+            dry_run=dry_run,
+            report=report,
+            advance=lambda share, words: advance(int(100 * share), words),
+            done=done,
+            failed=failed,
+            note=note,
+        )
+
+
 evaluate = typer.Typer(help="Measure synthetic images and masks against real ones: a table, a JSON file, a picture.")
 app.add_typer(evaluate, name="evaluate")
 

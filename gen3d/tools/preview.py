@@ -117,22 +117,24 @@ def bounding_box(mask: np.ndarray) -> list[slice]:
     return box
 
 
-def layout(columns: int, view: View, lines: int) -> tuple["Figure", list[list["Axes"]]]:
-    """Make a dark figure: three rows of cells as high as the foreground is in each plane, lines of print below."""
+def layout(
+    columns: int, view: View, lines: int, planes: Sequence[int] = (0, 1, 2)
+) -> tuple["Figure", list[list["Axes"]]]:
+    """Make a dark figure: a row of cells as high as the foreground is in each plane, lines of print below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     x, y, z = view.extent_mm
-    widest, heights = max(x, y), (y, z, z)
+    widest, heights = max(x, y), tuple((y, z, z)[plane] for plane in planes)
     inch, below = 2.3 / widest, 0.2 + 0.15 * max(lines, 2)
     size = max(4.6, inch * widest * columns * 1.06 + 0.5), inch * sum(heights) * 1.03 + 0.85 + below
     figure = Figure(figsize=size, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     edges: dict[str, Any] = {"left": 0.42 / size[0], "right": 1 - 0.08 / size[0], "wspace": 0.05, "hspace": 0.03}
     grid = figure.add_gridspec(
-        3, columns, height_ratios=heights, bottom=below / size[1], top=1 - 0.85 / size[1], **edges
+        len(planes), columns, height_ratios=heights, bottom=below / size[1], top=1 - 0.85 / size[1], **edges
     )
-    return figure, [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(3)]
+    return figure, [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(len(planes))]
 
 
 def limits(voxels: np.ndarray, kind: str) -> tuple[float, float]:

@@ -217,12 +217,24 @@ def drawn(
     system: System, example: Example, condition: Condition, key: Key, walk: Walk, advance: Advance = lambda: None
 ) -> Tensor:
     """Draw plausible coordinates: from noise by ``key`` along the walk; ``advance`` is called after every step."""
+    return drawn_together(system, example, condition, [key], walk, advance)
+
+
+def drawn_together(
+    system: System,
+    example: Example,
+    condition: Condition,
+    keys: Sequence[Key],
+    walk: Walk,
+    advance: Advance = lambda: None,
+) -> Tensor:
+    """Draw one for each key, as ``drawn`` does, in one batch; the system shares one condition among them."""
     draws = 0
 
     def noise(x: Tensor) -> Tensor:
         nonlocal draws
         draws += 1
-        return normal_on(x.device, [derive(key, "step", draws)], x.shape[1:]).to(x.dtype)
+        return normal_on(x.device, [derive(key, "step", draws) for key in keys], x.shape[1:]).to(x.dtype)
 
-    x = system.start(example, [key], walk.sigma)
-    return walk.run(system.denoise(condition, [key]), x, noise, lambda *_: advance())
+    x = system.start(example, keys, walk.sigma)
+    return walk.run(system.denoise(condition, keys), x, noise, lambda *_: advance())
