@@ -218,11 +218,6 @@ def synthesize(
                 known = ", ".join(f"{name} {share:.0%}" for name, share in outcome.reliability.items())
                 print(f"{outcome.case}: of the contrasts that are there, hidden in turn, it foretells {known}")
 
-    def failed(case: str, error: Exception) -> None:
-        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
-        if debug:
-            traceback.print_exception(error)
-
     def reached(share: float, words: str) -> None:
         left.reached(share)
         advance(int(100 * share), words)
@@ -256,7 +251,7 @@ def synthesize(
                 dry_run=dry_run,
                 advance=reached,
                 done=done,
-                failed=failed,
+                failed=warned(debug=debug),
                 note=note,
             )
     finally:
@@ -319,11 +314,6 @@ def export(
         verb = "would export" if dry_run else "exported"
         print(f"{case}: {verb} {' and '.join(parts)}" if parts else f"{case}: nothing in it is synthetic")
 
-    def failed(case: str, error: Exception) -> None:
-        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
-        if debug:
-            traceback.print_exception(error)
-
     with progress_bar("export", 100) as advance:
         found = run(
             results,
@@ -335,7 +325,7 @@ def export(
             dry_run=dry_run,
             advance=lambda share, words: advance(int(100 * share), words),
             done=done,
-            failed=failed,
+            failed=warned(debug=debug),
             note=note,
         )
     where = f"{out / LIST} lists them" if found.outputs and not dry_run else "nothing was written"
@@ -444,11 +434,6 @@ def standardize(
     from gen3d.tools.progress import progress_bar
     from gen3d.tools.standardize import standardize as run
 
-    def failed(name: str, error: Exception) -> None:
-        print(f"gen3d: {name}: {one_line(error)}", file=sys.stderr)
-        if debug:
-            traceback.print_exception(error)
-
     with progress_bar("standardize", 100) as advance:
         run(
             source,
@@ -462,7 +447,7 @@ def standardize(
             dry_run=dry_run,
             advance=lambda share, words: advance(int(100 * share), words),
             done=lambda name, report: print("\n".join(summary(name, report))),
-            failed=failed,
+            failed=warned(debug=debug),
             note=note,
         )
 
@@ -513,16 +498,6 @@ def forecast(
     from gen3d.tools.forecast_scores import summary
     from gen3d.tools.progress import progress_bar
 
-    def done(row: Mapping[str, Any]) -> None:
-        print("\n".join(summary(row)))
-        if not dry_run:
-            print(f"  in {out / row['place']}")
-
-    def failed(patient: str, error: Exception) -> None:
-        print(f"gen3d: {patient}: {one_line(error)}", file=sys.stderr)
-        if debug:
-            traceback.print_exception(error)
-
     with progress_bar("forecast", 100) as advance:
         run(
             source,
@@ -534,8 +509,8 @@ def forecast(
             dry_run=dry_run,
             report=report,
             advance=lambda share, words: advance(int(100 * share), words),
-            done=done,
-            failed=failed,
+            done=printed(summary, None if dry_run else out),
+            failed=warned(debug=debug),
             note=note,
         )
 
@@ -565,16 +540,6 @@ def segment(
     from gen3d.tools.segment import segment as run
     from gen3d.tools.segment_files import summary
 
-    def done(row: Mapping[str, Any]) -> None:
-        print("\n".join(summary(row)))
-        if not dry_run:
-            print(f"  in {out / row['place']}")
-
-    def failed(case: str, error: Exception) -> None:
-        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
-        if debug:
-            traceback.print_exception(error)
-
     with progress_bar("segment", 100) as advance:
         run(
             source,
@@ -586,10 +551,30 @@ def segment(
             dry_run=dry_run,
             report=report,
             advance=lambda share, words: advance(int(100 * share), words),
-            done=done,
-            failed=failed,
+            done=printed(summary, None if dry_run else out),
+            failed=warned(debug=debug),
             note=note,
         )
+
+
+def printed(summary: Callable[[Mapping[str, Any]], list[str]], out: Path | None) -> Callable[[Mapping[str, Any]], None]:
+    """Return what prints a finished case, and where it lies."""
+
+    def done(row: Mapping[str, Any]) -> None:
+        print("\n".join([*summary(row), *([f"  in {out / row['place']}"] if out else [])]))
+
+    return done
+
+
+def warned(*, debug: bool) -> Callable[[str, Exception], None]:
+    """Return what tells of a case that failed."""
+
+    def failed(case: str, error: Exception) -> None:
+        print(f"gen3d: {case}: {one_line(error)}", file=sys.stderr)
+        if debug:
+            traceback.print_exception(error)
+
+    return failed
 
 
 evaluate = typer.Typer(help="Measure synthetic images and masks against real ones: a table, a JSON file, a picture.")

@@ -252,17 +252,15 @@ class Control(MedDiffusion):
         return (max(measurement.level, 1e-3) / self.config.error) ** 2 / measurement.operator.strength
 
     def finish(self, coords: Tensor, example: Example) -> Tensor:
-        """Return voxels on the grey scale, (B, 1, X, Y, Z), once more in agreement with the example's ``measurement``.
-
-        The last guess agreed before it was encoded, and the autoencoder loses detail.
-        """
+        """Return voxels on the grey scale, (B, 1, X, Y, Z); led by a measurement none is darker than air."""
         voxels = super().finish(coords, example)
         if "measurement" not in example:
             return voxels
-        found: Measurement = example["measurement"]
-        weight, steps = self.doubt(found), self.config.consistency
-        agreed = least_squares(found.operator, found.measured, voxels - self.air, weight, steps)
-        return agreed.clamp_min(0) + self.air
+        return self.agreed(voxels - self.air, example["measurement"]).clamp_min(0) + self.air
+
+    def agreed(self, voxels: Tensor, found: Measurement) -> Tensor:
+        """Bring decoded voxels, air being 0, to agreement with a measurement once more: decoding loses detail."""
+        return least_squares(found.operator, found.measured, voxels, self.doubt(found), self.config.consistency)
 
 
 class Shifted:

@@ -14,6 +14,7 @@ from gen3d.core.error import UsageError, UserError
 from gen3d.data.study import as_name, own_name
 from gen3d.data.visits import Patient, find_patients, read_patient
 from gen3d.data.visits_register import aligned, check_one_grid, shifts
+from gen3d.tools.batch import one_by_one
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside, protect
 from gen3d.tools.forecast_files import Job, asked, remove_stale, write_patient
 from gen3d.tools.forecast_images import Advance, look, steps, unlike_scans, unlike_times
@@ -113,27 +114,17 @@ def forecast(
     loaded = open_model(model, device, precision)
     if not (hasattr(loaded.system, "history") and hasattr(loaded.system, "ask")):
         raise UserError(f"{loaded.name}: a {loaded.system.name} model forecasts no visit; choose another --model")
-    rows: list[dict[str, Any]] = []
-    for index, path in enumerate(found):
 
-        def of_all(share: float, path: Path = path, index: int = index) -> None:
-            advance((index + share) / len(found), path.name)
+    def serve(path: Path, place: Path, of_all: Advance) -> dict[str, Any]:
+        return served(path, out / place, loaded, request, wishes, of_all, dry_run=dry_run)
 
-        of_all(0.0)
-        place = place_of(path, source)
-        try:
-            row = served(path, out / place, loaded, request, wishes, of_all, dry_run=dry_run)
-        except Exception as error:
-            if len(found) == 1:
-                raise
-            failed(str(place), error)
-            said = " ".join(str(error).split()) or type(error).__name__
-            rows.append({"patient": str(place), "place": str(place), "status": "failed", "reason": said})
-            continue
-        rows.append({**row, "place": str(place)})
+    def told(row: Mapping[str, Any]) -> None:
         for words in (*row["misaligned"], *(f"unlike the training set: {said}" for said in row["outside_training"])):
             note(f"{row['patient']}: {words}")
-        done(rows[-1])
+        done(row)
+
+    places = [place_of(path, source) for path in found]
+    rows = one_by_one(found, places, serve, "patient", advance=advance, done=told, failed=failed)
     failures = sum(row["status"] == "failed" for row in rows)
     if failures < len(rows):
         note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")

@@ -170,7 +170,7 @@ def answer(
     image = latest + mean if image is None else image
     image = finite((latest + seen.believed * (image - latest)).astype(np.float32), model)
     if seen.believed < 1:
-        kind = f"{kind}, {seen.believed:.0%} of its change, since the patient is unlike the training set"
+        kind = f"{kind}, {seen.believed:.0%} of change"
     spread = None
     if samples > 1:
         variance = (squares / samples - mean**2) * samples / (samples - 1)

@@ -127,7 +127,8 @@ def summary(row: Mapping[str, Any]) -> list[str]:
             )
         for name, ml in (one.get("volumes_ml") or {}).get("forecast", {}).items():
             volumes = one["volumes_ml"]
-            spread = volumes["samples_10_to_90"].get(name)
-            ends = f" (samples {spread[0]:.3f} to {spread[1]:.3f})" if spread else ""
+            likely, drawn = volumes["interval_80"].get(name), volumes["samples_10_to_90"].get(name)
+            spread, what = (likely, "80 % interval") if likely else (drawn, "samples, too narrow an interval")
+            ends = f" ({what} {spread[0]:.3f} to {spread[1]:.3f})" if spread else ""
             lines.append(f"  {name}: {ml:.3f} mL{ends}; last visit copied: {volumes['copy'][name]:.3f} mL")
     return lines

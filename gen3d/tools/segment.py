@@ -20,6 +20,7 @@ from gen3d.data.raters import RatedStudy, find_rater_cases, read_rater_case
 from gen3d.data.studies import Study, find_studies, read_study, scans_of
 from gen3d.data.study import as_name, images_in, is_mask
 from gen3d.segmentation.cases import Segmentation
+from gen3d.tools.batch import one_by_one
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside, protect
 from gen3d.tools.outcomes import put
 from gen3d.tools.record import about, patients
@@ -95,26 +96,18 @@ def segment(
     if request.samples and is_certain(loaded.system):
         note(f"{loaded.name}: answers the same whatever the seed; one call, no samples")
         request = replace(request, samples=0)
-    rows: list[dict[str, Any]] = []
-    for index, study in enumerate(found):
+    asked = request
 
-        def of_all(share: float, study: Study = study, index: int = index) -> None:
-            advance((index + share) / len(found), study.name)
+    def serve(study: Study, place: Path, of_all: Callable[[float], None]) -> dict[str, Any]:
+        return served(study, out / place, loaded, asked, of_all, dry_run=dry_run)
 
-        of_all(0.0)
-        try:
-            row = served(study, out / study.place, loaded, request, of_all, dry_run=dry_run)
-        except Exception as error:
-            if len(found) == 1:
-                raise
-            failed(str(study.place), error)
-            said = " ".join(str(error).split()) or type(error).__name__
-            rows.append({"case": study.name, "place": str(study.place), "status": "failed", "reason": said})
-            continue
-        rows.append({**row, "place": str(study.place)})
+    def told(row: Mapping[str, Any]) -> None:
         for words in row["outside_training"]:
             note(f"{row['case']}: unlike the training set: {words}")
-        done(rows[-1])
+        done(row)
+
+    places = [study.place for study in found]
+    rows = one_by_one(found, places, serve, "case", advance=advance, done=told, failed=failed)
     failures = sum(row["status"] == "failed" for row in rows)
     if failures < len(rows):
         note(f"{loaded.name}: {patients(loaded)}; masks are a model's and not for diagnosis")

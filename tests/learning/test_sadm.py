@@ -1,4 +1,4 @@
-"""SADM: what it is told of the earlier frames, how it is guided, that it learns, and whole sequences by roll-out."""
+"""SADM: what it is told of the earlier frames, how it is guided, and that it learns."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from gen3d.core.volume import Placement, Prepared, Scale
 from gen3d.data.simulated_change import Change
 from gen3d.nn.unet import UNetConfig
 from gen3d.sequence.frames import FramesConfig
-from gen3d.sequence.history import History, Longitudinal
-from gen3d.sequence.rollout import forecast, roll_out
+from gen3d.sequence.history import History
 from gen3d.sequence.sadm import SADM, SADMConfig
+from gen3d.tools.sampling import choose_walk, drawn
 
 SIZE = (9, 8, 6)
 
@@ -186,36 +186,6 @@ def test_it_learns_to_look_at_the_frames(tmp_path: Path) -> None:
     assert torch.equal(*maps)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["sadm", "forecast"])
-def test_a_roll_out_appends_a_visit_for_each_day(name: str) -> None:
-    system: Longitudinal = made()
-    if name == "forecast":
-        from gen3d.sequence.forecast import Forecast, ForecastConfig
-
-        torch.manual_seed(0)
-        network = UNetConfig(40, 8, width=8, multipliers=(1, 2), blocks=1, groups=4, vector=3)
-        system = Forecast(
-            ForecastConfig(patch=(8, 8, 8), network=network, sampling=Sampling("euler", 2, "flow"))
-        ).eval()
-        with torch.no_grad():
-            system.network.out.weight.normal_(std=0.1)
-    history = patient(size=(8, 8, 8))
-    rolled = roll_out(system, history, [500, 300], "k")
-    assert rolled.days.tolist() == [0, 100, 200, 300, 500]
-    assert rolled.valid.all()
-    assert rolled.voxels.dtype == np.float32
-    assert np.array_equal(rolled.voxels[:3], history.voxels)
-    assert np.array_equal(rolled.voxels[3], forecast(system, history, 300, "k/0"))
-    first = replace(rolled, voxels=rolled.voxels[:4], days=rolled.days[:4], valid=rolled.valid[:4])
-    assert np.array_equal(rolled.voxels[4], forecast(system, first, 500, "k/1"))  # made from the forecast before it
-    assert not np.array_equal(rolled.voxels[4], forecast(system, history, 500, "k/1"))
-    assert not np.array_equal(roll_out(system, history, [300], "other").voxels[3], rolled.voxels[3])
-    filled = roll_out(system, history.without(1), [100], "k")
-    assert filled.days.tolist() == history.days.tolist()
-    assert filled.valid.all()
-    assert not np.array_equal(filled.voxels[1], history.voxels[1])
-
-
 def test_frames_are_interpolated_in_space_and_forecasts_back() -> None:
     system = made(resample=(8, 8, 8))
     history = patient(2)
@@ -223,7 +193,8 @@ def test_frames_are_interpolated_in_space_and_forecasts_back() -> None:
         example = system.ask(history, 1000)
         assert system.frames(example).shape == (1, 3, 8, 8, 8)
         assert system.start(example, ["k"], 1.0).shape == (1, 1, 8, 8, 8)
-    assert forecast(system, history, 1000, "k").shape == SIZE
+    coords = drawn(system, example, system.condition(example), "k", choose_walk(system))
+    assert system.finish(coords, example).shape == (1, 1, *SIZE)
     assert system.example(scan(), "0/0")["target"].shape == (1, 1, 8, 8, 8)
 
 
@@ -237,14 +208,6 @@ def test_what_it_cannot_do_is_said() -> None:
         system.accept(["t1n"], ["t2w"])
     with pytest.raises(UsageError, match="day -5: the first visit is of day 0"):
         system.ask(history, -5)
-    with pytest.raises(UsageError, match="day 100: there is a visit already"):
-        roll_out(system, history, [100], "k")
-    with pytest.raises(UsageError, match="day 300: there is a visit already"):
-        roll_out(system, history, [300, 300], "k")
-    with pytest.raises(UserError, match=r"sampling.grid: 'ddpmm' does not suit Betas"):
-        roll_out(system, history, [300], "k", Sampling("ddim", 3, "ddpmm"))
-    with pytest.raises(UserError, match=r"sampling.sampler: 'dim' is none of"):
-        roll_out(system, history, [300], "k", Sampling("dim", 3, "ddpm"))
     for changes, words in (
         ({"frames": 1}, "expected at least 2"),
         ({"between": 0.2}, "earlier frames only"),
