@@ -86,7 +86,8 @@ def distinct_rated(studies: list[RatedStudy]) -> list[RatedStudy]:
 
 
 def _in_archive(source: Path, contrast: str | None) -> list[RatedStudy]:
-    names = _archive(source).files
+    with _archive(source) as archive:
+        names = archive.files
     cases = sorted(name.removesuffix(IMAGE) for name in names if name.endswith(IMAGE))
     if not cases:
         raise UserError(f"{source}: no array whose name ends in {IMAGE}; {_EXPECTED}")
@@ -123,8 +124,9 @@ def _rated(study: Study, masks: Mapping[int, Path], raters: int, contrast: str |
 
 
 def _read_archived(study: RatedStudy) -> Case:
-    source, archive = study.source, _archive(study.source)
-    image, masks = (np.asarray(archive[f"{study.name}{kind}"]) for kind in (IMAGE, MASKS))
+    source = study.source
+    with _archive(source) as archive:
+        image, masks = (np.asarray(archive[f"{study.name}{kind}"]) for kind in (IMAGE, MASKS))
     where = f"{source}: {study.name}"
     if image.ndim not in (2, 3) or masks.ndim != image.ndim + 1:
         raise UserError(f"{where}: image has shape {image.shape}, masks {masks.shape}; {_EXPECTED}")
