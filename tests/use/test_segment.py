@@ -88,7 +88,7 @@ def voxels(path: Path) -> np.ndarray:
 
 def test_files_geometry_and_what_they_say(gen3d: Run, image: Path, models: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "out", tmp_path / "out" / "patient9"
-    arguments = ("segment", "-i", image, "-o", out, "--model", models / "raters")
+    arguments = ("segment", "-i", image, "-o", out, "--model", models / "raters", "--precision", "fp32")
     status, said, told = gen3d(*arguments, "--samples", 4, "--report", tmp_path / "report.json")
     assert status == 0, told
     assert "structure: " in said
@@ -128,7 +128,7 @@ def test_files_geometry_and_what_they_say(gen3d: Run, image: Path, models: Path,
     before = {p.name: p.read_bytes() for p in folder.glob("*.nii.gz")}
     assert gen3d(*arguments, "--samples", 4)[0] == 0
     assert {p.name: p.read_bytes() for p in folder.glob("*.nii.gz")} == before
-    alone = ("segment", "-i", image, "-o", tmp_path / "alone", "--model", models / "raters", "--samples", 1)
+    alone = (*arguments[:4], tmp_path / "alone", *arguments[5:], "--samples", 1)
     assert gen3d(*alone)[0] == 0
     same = voxels(tmp_path / "alone" / "patient9" / "patient9_sample-01.nii.gz") == samples[0]
     assert same.mean() > 0.999  # however many are drawn together
