@@ -1,12 +1,14 @@
 """Dice of hippocampal masks that models draw on test images: most likely label over samples, and by one call.
 
-Usage: python -m benchmarks.hippocampus_segment score NAME MODEL [--samples 5] [--cases 38] [--store FILE]
+Usage: python -m benchmarks.hippocampus_segment score NAME MODEL [--samples 5] [--cases 38] [--split validation]
+           [--store FILE]
        python -m benchmarks.hippocampus_segment table [--store FILE]
 
 Every test case (configs/splits.yaml), the whole image as it is, as ``gen3d segment`` does it. NAME, N samples: the most
 likely label by the mean of N samples' probabilities; NAME, one sample: each sample by itself, mean over them; NAME, one
 call: ``expected``, for cDAL the one-step prediction, the first call of its walk. A plain network's one call is called
-NAME; row "plain" is what others are compared with. Writes benchmarks/results/hippocampus_segment.json and .md.
+NAME; row "plain" is what others are compared with. ``--split validation``: the fifth of the training split that a
+model kept out, to choose by, with a --store of its own. Writes benchmarks/results/hippocampus_segment.json and .md.
 """
 
 import argparse
@@ -38,10 +40,15 @@ PLAIN = "plain"
 LABELS = ("anterior", "posterior")
 
 
-def test_cases(system: Any, count: int) -> Iterator[tuple[str, Any, np.ndarray]]:
-    """Yield name, example and true labels, (X, Y, Z) on the model's axes, of each test case."""
-    studies = [study for study in find_studies(DATA / "hippocampus") if is_test("hippocampus", study.name)]
-    for study in studies[:count]:
+def cases_of(split: str, system: Any, count: int) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """Yield name, example and true labels, (X, Y, Z) on the model's axes, of each case of a split."""
+    studies = find_studies(DATA / "hippocampus")
+    if split == "test":
+        chosen = [study for study in studies if is_test("hippocampus", study.name)]
+    else:
+        kept_out = set(system.provenance["validation"])
+        chosen = [study for study in studies if study.name in kept_out]
+    for study in chosen[:count]:
         example = system.example(system.prepare(read_study(study)))
         yield study.name, example, np.asarray(example["prepared"].lesion)
 
@@ -77,7 +84,7 @@ def score(options: argparse.Namespace) -> None:
     once = options.name if system.name == "segmenter" else f"{options.name}, one call"
     many, single = f"{options.name}, {count} samples", f"{options.name}, one sample"
     with torch.inference_mode():
-        for name, example, truth in test_cases(system, options.cases):
+        for name, example, truth in cases_of(options.split, system, options.cases):
             begin = time.process_time()
             with suppress(UserError):  # a model without probabilities by one call has no such row
                 take(once, name, scores(one_call(system, example).likely, truth), begin)
@@ -165,6 +172,7 @@ def main() -> None:
     one.add_argument("model")
     one.add_argument("--samples", type=int, default=5)
     one.add_argument("--cases", type=int, default=1000)
+    one.add_argument("--split", choices=("test", "validation"), default="test")
     one.set_defaults(run=score)
     other = commands.add_parser("table")
     other.set_defaults(run=table)

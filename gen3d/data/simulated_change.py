@@ -10,6 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from gen3d.core.randomness import Key, derive, generator, normal, seed_of
+from gen3d.data.warp import sampled, warped, warped_labels
 
 Kind = Literal["atrophy", "growth", "cyclic"]
 YEAR = 365.25
@@ -111,7 +112,7 @@ def simulate(
     clean = warped(anatomy, places)[:, 0]
     level = change.noise * noise_level(scan)
     noise = normal([derive(key, "noise", visit) for visit in range(len(when))], scan.shape)
-    masks = None if mask is None else warped_labels(mask, places)
+    masks = None if mask is None else warped_labels(mask[None], places)[:, 0]
     return Simulated(clean + level * noise, clean, masks, when, kind, paths)
 
 
@@ -169,26 +170,6 @@ def flow(field: Tensor, paths: Tensor) -> Tensor:
     fine = nnf.interpolate(moved, tuple(size), mode="trilinear", align_corners=True)
     whole = torch.stack(torch.meshgrid([torch.arange(float(n)) for n in size], indexing="ij"))
     return whole + fine
-
-
-def warped(image: Tensor, places: Tensor) -> Tensor:
-    """Return an image (1, C, X, Y, Z) as seen from ``places`` (V, 3, X, Y, Z), trilinear: (V, C, X, Y, Z)."""
-    ends = torch.tensor([n - 1.0 for n in image.shape[2:]]).view(1, 3, 1, 1, 1)
-    return sampled(image, places, ends)
-
-
-def warped_labels(mask: Tensor, places: Tensor) -> Tensor:
-    """Return the likeliest label at ``places``, (V, X, Y, Z) uint8."""
-    labels = torch.arange(int(mask.max()) + 1).view(-1, 1, 1, 1)
-    return warped((mask[None] == labels).float()[None], places).argmax(1).to(torch.uint8)
-
-
-def sampled(image: Tensor, places: Tensor, ends: Tensor) -> Tensor:
-    """Sample (1, C, x, y, z), which spans voxels 0 to ``ends``, at (V, 3, X, Y, Z) of these voxels."""
-    grid = (2 * places / ends.clamp_min(1) - 1).flip(1).movedim(1, -1)
-    return nnf.grid_sample(
-        image.expand(len(places), -1, -1, -1, -1), grid, mode="bilinear", padding_mode="border", align_corners=True
-    )
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:

@@ -15,6 +15,7 @@ from gen3d.core.volume import Case, Prepared, Triple
 from gen3d.data.intensity import Intensity
 from gen3d.data.patches import random_flips, random_start, window
 from gen3d.data.prepare import ABSENT, prepare
+from gen3d.data.warp import random_places, warped, warped_labels
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class SegmentationConfig:
         flips: Axes along which examples are flipped at random: 0, 1, 2.
         gain: Standard deviation of the logarithm of a random factor on the image.
         shift: Standard deviation of what is added to it.
+        gamma: Standard deviation of the logarithm of a power of the grey scale's share.
         noise: Largest standard deviation of white noise added to it.
+        turn, zoom, bend: How strongly examples are turned, in degrees, stretched, and bent, in voxels; see
+            ``random_places``.
         windows: Largest window that is denoised at once, in voxels.
     """
 
@@ -46,7 +50,11 @@ class SegmentationConfig:
     flips: tuple[int, ...] = (0,)
     gain: float = 0.1
     shift: float = 0.1
+    gamma: float = 0.0
     noise: float = 0.05
+    turn: float = 0.0
+    zoom: float = 0.0
+    bend: float = 0.0
     windows: Triple = (96, 96, 96)
 
 
@@ -90,7 +98,7 @@ class Segmentation(System):
         Raises:
             UserError: A training case has no mask.
         """
-        prepared = case if isinstance(case, Prepared) else self.prepare(case)
+        config, prepared = self.config, case if isinstance(case, Prepared) else self.prepare(case)
         image = np.array(prepared.voxels, dtype=np.float32)
         if key is None:
             return {"image": torch.from_numpy(image)[None], "prepared": prepared}
@@ -102,11 +110,13 @@ class Segmentation(System):
         rng = np.random.default_rng(seed_of(derive(key, "crop")))
         near = ((masks > 0) & (masks != ABSENT)).any(0)
         x, y, z = image.shape[1:]
-        start = random_start((x, y, z), self.config.patch, rng, near=near, bias=0.8)
-        low = self.config.intensity.to[0]
-        patch = torch.from_numpy(window(image, start, self.config.patch, np.full(len(image), low)))
-        drawn = torch.from_numpy(window(np.where(masks == ABSENT, 0, masks), start, self.config.patch)).long()
-        flips = [1 + axis for axis in random_flips(rng, self.config.flips)]
+        start = random_start((x, y, z), config.patch, rng, near=near, bias=0.8)
+        low = config.intensity.to[0]
+        patch = torch.from_numpy(window(image, start, config.patch, np.full(len(image), low)))
+        drawn = torch.from_numpy(window(np.where(masks == ABSENT, 0, masks), start, config.patch)).long()
+        if config.turn or config.zoom or config.bend:
+            patch, drawn = self.moved(patch, drawn, rng)
+        flips = [1 + axis for axis in random_flips(rng, config.flips)]
         rater = int(rng.choice(np.flatnonzero(drew)))
         single = prepared.raters is None
         return {
@@ -117,10 +127,20 @@ class Segmentation(System):
             "drew": torch.from_numpy(drew)[None],
         }
 
+    def moved(self, image: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return image (C, X, Y, Z) and masks (R, X, Y, Z) at random places, one draw for all."""
+        config = self.config
+        places = random_places(config.patch, rng, turn=config.turn, zoom=config.zoom, bend=config.bend)
+        return warped(image[None], places)[0], warped_labels(masks, places)[0].long()
+
     def toned(self, image: Tensor, rng: np.random.Generator, key: Key) -> Tensor:
         """Return the image as another scanner might have shown it."""
         config = self.config
         gain, shift = float(np.exp(config.gain * rng.normal())), float(config.shift * rng.normal())
+        if config.gamma:
+            low, high = config.intensity.to
+            share = ((image - low) / (high - low)).clamp_min(0)
+            image = low + (high - low) * share ** float(np.exp(config.gamma * rng.normal()))
         grain = float(config.noise * rng.random()) * normal([derive(key, "grain")], image.shape)[0]
         return image * gain + shift + grain
 

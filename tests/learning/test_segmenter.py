@@ -3,12 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from gen3d.core.draws import collate
 from gen3d.core.system import Example
+from gen3d.core.volume import Prepared, Scale
+from gen3d.data.prepare import ABSENT
 from gen3d.nn.unet import UNetConfig
 from gen3d.samplers import euler
 from gen3d.segmentation.plain import Plain, PlainConfig, dice_loss, majority
@@ -119,3 +122,26 @@ def test_it_learns_to_segment() -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match="expected in_channels 5"):
         made(contrasts=("t1n", "t2w"))
+
+
+def test_examples_are_turned_bent_and_toned_by_their_key_alone_masks_with_them() -> None:
+    size = (24, 20, 1)
+    x, y = torch.meshgrid(torch.arange(24.0), torch.arange(20.0), indexing="ij")
+    mask = ((x - 13).square() + (y - 8).square()).sqrt() < 5
+    image = (2.0 * mask - 1).numpy()[None, :, :, None].astype("float32")
+    masks = torch.stack([mask, mask, torch.full_like(mask, False)]).numpy().astype("uint8")[..., None]
+    masks[2] = ABSENT
+    prepared = Prepared("a", "a", image, np.array([True]), None, (1.0, 1.0, 1.0), (Scale(),), raters=masks)
+    changes = {"turn": 20.0, "zoom": 0.1, "bend": 1.0, "gamma": 0.5, "gain": 0.0, "shift": 0.0, "noise": 0.0}
+    network = UNetConfig(3, 2, width=8, multipliers=(1, 2), blocks=1, groups=4)
+    system = made(labels=("a",), patch=size, network=network, raters=3, **changes)
+    first, again, other = (system.example(prepared, key) for key in ("0", "0", "1"))
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["masks"], again["masks"])
+    assert not torch.equal(first["masks"], other["masks"])
+    for example in (first, other):
+        assert example["drew"].tolist() == [[True, True, False]]
+        grey = example["image"][0, 0]
+        for drawn in example["masks"][0, :2]:
+            assert float(grey[drawn == 1].mean()) > 0.6
+            assert float(grey[drawn == 0].mean()) < -0.8
