@@ -52,11 +52,15 @@ DATA = Path(os.environ.get("GEN3D_DATA", ROOT.parent / "shared" / "data")) / "mu
 STORE = ROOT / "benchmarks" / "results" / "brain_growth.json"
 FOLDS, TIMED = 5, 8
 
+AUGMENTED = tuple(
+    f"model.{change}" for change in ("turn=12", "zoom=0.1", "bend=3", "gamma=0.3", "gain=0.15", "flips=[0,1]")
+)
 SMALL = (  # the published networks are 90 times as large as the others here
     "model.architecture=compact",
     "model.network={in_channels: 2, out_channels: 1, width: 16, multipliers: [1, 2, 3, 4], blocks: 1, groups: 4}",
     "model.latent={coarse: 1}",
     "model.anneal=100",
+    *AUGMENTED,
     "model.sampling={sampler: ddim, steps: 50, grid: ddpm}",
     "train={batch: 4, lr: 3.0e-3, schedule: cosine, warmup: 20, betas: [0.9, 0.99], ema: 0.99}",
 )
@@ -122,10 +126,22 @@ def no_noise(x: Tensor) -> Tensor:
 
 
 def without_latent(condition: Condition) -> Condition:
-    """Put z = 0 in the place of a draw."""
+    """Put z = 0 in the place of a draw, and of any rater's offset."""
+    return with_latent(condition, torch.zeros(()), named=False)
+
+
+def mean_of(condition: Condition) -> Tensor:
+    """Return the prior's mean, (1, size)."""
+    assert condition.latent is not None
+    return condition.latent.chunk(2, dim=1)[0]
+
+
+def with_latent(condition: Condition, z: Tensor, *, named: bool) -> Condition:
+    """Put a latent in the place of a draw; where ``named``, raters' offsets are still added."""
     assert condition.latent is not None
     mean, log_std = condition.latent.chunk(2, dim=1)
-    return replace(condition, latent=torch.cat([torch.zeros_like(mean), torch.full_like(log_std, -torch.inf)], dim=1))
+    fixed = torch.cat([z.expand_as(mean), torch.full_like(log_std, -torch.inf)], dim=1)
+    return replace(condition, latent=fixed, label=condition.label if named else None)
 
 
 def variants(row: str, system: Any, case: Case, count: int) -> dict[str, Tensor]:
@@ -139,9 +155,13 @@ def variants(row: str, system: Any, case: Case, count: int) -> dict[str, Tensor]
     if row == "ours":
         found["ours, z = 0"] = drawn(system, case, count, without_latent, None)
         found["ours, one call"] = drawn(system, case, count, lambda condition: condition, 1)
-        own, system.config = system.config, replace(system.config, anybody="unnamed")
-        found["ours, unnamed"] = drawn(system, case, count, lambda condition: condition, None)
-        system.config = own
+        middle = system.offsets.weight.mean(0)
+        found["ours, one z"] = drawn(
+            system, case, count, lambda told: with_latent(told, mean_of(told) + middle, named=False), None
+        )
+        found["ours, raters' offsets alone"] = drawn(
+            system, case, count, lambda told: with_latent(told, mean_of(told), named=True), None
+        )
     return found
 
 

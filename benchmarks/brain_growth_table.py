@@ -16,7 +16,8 @@ FEWEST = 500  # voxels in a bin whose gap is counted
 TITLES = {
     "ours": "ours (cimd_raters)",
     "ours, z = 0": "ours, z = 0",
-    "ours, unnamed": "ours, raters unnamed",
+    "ours, one z": "ours, one z for all samples: the prior's mean and the mean rater",
+    "ours, raters' offsets alone": "ours, z the prior's mean and a rater's offset",
     "ours, one call": "ours, one call instead of a walk",
     "majority": "majority-vote U-Net",
     "majority, thresholds": "majority-vote U-Net, its probability at n thresholds",

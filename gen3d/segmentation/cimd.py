@@ -49,8 +49,7 @@ class CIMDConfig(SegmentationConfig):
         features: The network that sees the image once; without one the noisy mask is joined to the image itself. It
             and ``network`` count channels of folded voxels.
         architecture: Of the denoiser: WDM's U-Net or our compact one.
-        network: Its shape: given the noisy code and the features or the image; ``latent`` and ``classes``, where it is
-            told them.
+        network: Its shape: given the noisy code and the features or the image; ``latent``, where it is told it.
         latent: The shape of the two encoders.
         prior: What the second encoder sees besides the image: nothing, so that it is drawn from in sampling and the
             network is told the draw; or the denoiser's estimate of x0, as published, and the latent ends in the loss.
@@ -60,8 +59,8 @@ class CIMDConfig(SegmentationConfig):
         anneal: ... over so many steps.
         free: Nats of each dimension that cost nothing.
         masks: Different raters' masks that are learnt from in one example.
-        unnamed: How often a rater's number is withheld in training, where the network is told it.
-        anybody: Who draws where nobody is named: one of the raters, by the sample's key, or the network unnamed.
+        named: Whether a learnt offset for each rater is added to the latent, so that masks can be asked of one; where
+            nobody is named one of them draws, by the sample's key.
         parameterization: The four coefficients and where sigma is drawn.
         sampling: How masks are drawn unless asked otherwise.
     """
@@ -83,8 +82,7 @@ class CIMDConfig(SegmentationConfig):
     anneal: int = 100
     free: float = 0.5
     masks: int = 4
-    unnamed: float = 0.3
-    anybody: Literal["drawn", "unnamed"] = "drawn"
+    named: bool = False
     parameterization: Parameterization = X0(FlowTime(), sigma_data=0.05)
     sampling: Sampling = Sampling(sampler="euler", steps=6, grid="flow")
 
@@ -100,12 +98,12 @@ class CIMDConfig(SegmentationConfig):
             )
         if self.network.latent != (self.latent.size if self.prior == "image" else 0):
             raise ValueError("network.latent: expected latent.size where prior is 'image', else 0")
-        if self.network.classes not in (0, self.raters):
-            raise ValueError(f"network.classes: expected 0 or raters, {self.raters}")
+        if self.network.classes or (self.named and (self.prior != "image" or not self.raters)):
+            raise ValueError("network.classes: expected 0; named: expected prior 'image' and several raters")
         if self.target == "entropy" and (self.code != "onehot" or not isinstance(self.parameterization, X0)):
             raise ValueError("target: 'entropy' needs code 'onehot' and the parameterization X0")
-        if not 0 <= self.unnamed <= 1 or self.masks < 1:
-            raise ValueError("unnamed: expected a share from 0 to 1; masks: expected at least 1")
+        if self.masks < 1:
+            raise ValueError("masks: expected at least 1")
 
     @property
     def cell(self) -> int:
@@ -121,14 +119,14 @@ class CIMD(Segmentation):
     what differs. Here both are trained and saved, p sees the estimate of x0 clamped to the code's range, and the
     variance is the chain's (the release learns it).
 
-    Ours: $q(z \mid image, y_r)$ and $p(z \mid image)$, z enters every block and is drawn from p in sampling, once for a
-    volume; the network's scores give $E[x_0] = b(2\,softmax - 1)$ and the loss is their cross-entropy, which is the
-    posterior's proper score; the image is looked at once for all draws.
+    Ours: $q(z \mid image, y_r)$ and $p(z \mid image)$; z, moved by the rater's own offset, enters every block and is
+    drawn from p in sampling, once for a volume. The network's scores give $E[x_0] = b(2\,softmax - 1)$ and the loss is
+    their cross-entropy, which is the posterior's proper score; the image is looked at once for all draws.
     """
 
     name = "cimd"
     Config = CIMDConfig
-    components = ("network", "features", "prior", "posterior")
+    components = ("network", "features", "prior", "posterior", "offsets")
     config: CIMDConfig
 
     def __init__(self, config: CIMDConfig) -> None:
@@ -142,9 +140,10 @@ class CIMD(Segmentation):
             config.latent, images if config.prior == "image" else images + self.space.channels()
         )
         self.posterior = GaussianEncoder(config.latent, images + codes)
+        self.offsets = nn.Embedding(config.raters, config.latent.size) if config.named else nn.Identity()
 
     def condition(self, example: Example) -> Condition:
-        """Return the image's features, p's mean and log deviation as ``latent``, and ``rater`` where one is asked for.
+        """Return the image's features, p's mean and log deviation as ``latent``, and as ``label`` who shall draw.
 
         Raises:
             UserError: A rater is asked for whom the model does not know.
@@ -154,14 +153,20 @@ class CIMD(Segmentation):
         return Condition(channels=self.features(image), label=self.asked(example), latent=latent)
 
     def asked(self, example: Example) -> Tensor | None:
-        """Return whose masks are asked for, (B,), -1 for anybody's; None where the network isn't told."""
-        image, known = example["image"], self.config.network.classes
-        if not known:
+        """Return whose masks are asked for, (B,), -1 for anybody's; None where raters have no names."""
+        image, known = example["image"], self.config.raters
+        if not self.config.named:
             return None
         rater: Tensor = example.get("rater", torch.full((len(image),), -1))
         if int(rater.max()) >= known:
             raise UserError(f"rater {int(rater.max()) + 1}: this model knows {known}; ask for one of these or for none")
         return rater.to(image.device)
+
+    def shifted(self, z: Tensor, whose: Tensor) -> Tensor:
+        """Return latents (B, size) moved by the offsets of these raters, (B,); those of -1 stay."""
+        if not self.config.named:
+            return z
+        return z + self.offsets(whose.clamp(min=0)) * (whose >= 0).unsqueeze(1)
 
     def objectives(self) -> list[Objective]:
         """One objective: denoiser, features and both encoders together."""
@@ -202,10 +207,7 @@ class CIMD(Segmentation):
 
         condition = Condition(channels=told)
         if config.prior == "image":
-            condition = replace(condition, latent=z)
-        if config.network.classes:
-            withheld = uniform([derive(key, "unnamed") for key in single]) < config.unnamed
-            condition = replace(condition, label=torch.where(withheld.to(whose.device), -1, whose))
+            condition = replace(condition, latent=self.shifted(z, whose))
 
         x0 = self.space.encode(labels)
         noise = normal_on(x0.device, [derive(key, "noise") for key in single], x0.shape[1:])
@@ -238,10 +240,11 @@ class CIMD(Segmentation):
         """Return the denoiser by windows, with one latent and one rater for each key's volume; one image serves all."""
         told = shared_by(condition, len(keys))
         if told.latent is not None:
-            told = replace(told, latent=sampled(told.latent, keys))
-        if told.label is not None and self.config.anybody == "drawn":
-            drawn = (uniform([derive(key, "rater") for key in keys]) * self.config.raters).long().to(told.label.device)
-            told = replace(told, label=torch.where(told.label < 0, drawn, told.label))
+            z = sampled(told.latent, keys)
+            if told.label is not None:
+                drawn = (uniform([derive(key, "rater") for key in keys]) * self.config.raters).long().to(z.device)
+                z = self.shifted(z, torch.where(told.label < 0, drawn, told.label))
+            told = replace(told, latent=z, label=None)
 
         def inside(x: Tensor, sigma: Tensor, where: Window) -> Tensor:
             return self.estimate(self.denoiser(x, sigma, told.window(where)))
@@ -254,7 +257,7 @@ class CIMD(Segmentation):
 
     @torch.no_grad()
     def expected(self, example: Example) -> Tensor:
-        """Return the probabilities by one call: unnamed, at p's mean, from noise alone, (B, classes, X, Y, Z).
+        """Return (B, classes, X, Y, Z) probabilities by one call, from noise alone, at p's mean and the mean offset.
 
         Raises:
             UserError: The model's highest noise does not hide the mask, or its outputs are no scores.
@@ -263,7 +266,8 @@ class CIMD(Segmentation):
             raise UserError("this model has no probabilities by one call: take the mean of samples")
         told = self.condition(example)
         if told.latent is not None:
-            told = replace(told, latent=told.latent.chunk(2, dim=1)[0])
+            mean = told.latent.chunk(2, dim=1)[0]
+            told = replace(told, latent=mean + self.offsets.weight.mean(0) if self.config.named else mean, label=None)
         sigma = torch.tensor(self.config.parameterization.levels.sigma_max, dtype=torch.float64)
 
         def inside(x: Tensor, level: Tensor, where: Window) -> Tensor:

@@ -140,7 +140,7 @@ def accept(model: OpenModel, request: Request) -> None:
 
 def raters(system: System) -> int:
     """Return how many raters a model can be asked to draw as."""
-    return int(system.config.network.classes) if hasattr(system, "asked") else 0
+    return int(system.config.raters) if getattr(system.config, "named", False) else 0
 
 
 def is_certain(system: System) -> bool:

@@ -54,9 +54,10 @@ def raters(**changes: Any) -> CIMD:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "features": UNetConfig(8, 32, **TINY),
-        "network": UNetConfig(48, 16, latent=2, classes=3, **TINY),
+        "network": UNetConfig(48, 16, latent=2, **TINY),
         "latent": LatentConfig(2, (4, 8)),
         "raters": 3,
+        "named": True,
         "sampling": Sampling("euler", 2, "flow"),
     }
     return shaken(CIMD(CIMDConfig(**PATCH | settings | changes)))
@@ -234,7 +235,7 @@ def test_the_other_systems(gen3d: Run, image: Path, tmp_path: Path, kind: str) -
 
 def test_a_single_slice(gen3d: Run, tmp_path: Path) -> None:
     model = raters(
-        patch=(16, 16, 1), features=UNetConfig(4, 16, **TINY), network=UNetConfig(24, 8, latent=2, classes=3, **TINY)
+        patch=(16, 16, 1), features=UNetConfig(4, 16, **TINY), network=UNetConfig(24, 8, latent=2, **TINY)
     )
     save_model(model, tmp_path / "slices")
     save(tmp_path / "in" / "one.nii.gz", noisy(0, (20, 24, 18))[..., 9:10])
