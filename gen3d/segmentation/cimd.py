@@ -21,16 +21,19 @@ from gen3d.segmentation.cases import Segmentation, SegmentationConfig
 from gen3d.segmentation.latents import (
     Features,
     Folded,
+    Gaussian,
     GaussianEncoder,
     LatentConfig,
-    at_least,
     cell,
     divergence,
     entropy,
+    excess,
     one_hot,
+    parts,
     sampled,
     several,
     shared_by,
+    told_apart,
 )
 from gen3d.spaces.labels import Labels
 
@@ -55,9 +58,11 @@ class CIMDConfig(SegmentationConfig):
             network is told the draw; or the denoiser's estimate of x0, as published, and the latent ends in the loss.
         target: The cross-entropy of the classes, the network's outputs being scores; or the squared error of what the
             parameterization predicts.
-        beta: Weight of the KL divergence between the encoders, reached linearly ...
+        beta: Weight of the KL divergence between the encoders, 1 being that of the evidence bound, where errors are
+            summed over voxels and not averaged; reached linearly ...
         anneal: ... over so many steps.
         free: Nats of each dimension that cost nothing.
+        blank: Share of the masks that are learnt from noise alone, where the latent is all that tells them apart.
         masks: Different raters' masks that are learnt from in one example.
         named: Whether a learnt offset for each rater is added to the latent, so that masks can be asked of one; where
             nobody is named one of them draws, by the sample's key.
@@ -78,9 +83,10 @@ class CIMDConfig(SegmentationConfig):
     latent: LatentConfig = LatentConfig(coarse=1)
     prior: Literal["image", "estimate"] = "image"
     target: Literal["entropy", "mse"] = "entropy"
-    beta: float = 1e-3
+    beta: float = 1.0
     anneal: int = 100
     free: float = 0.5
+    blank: float = 0.25
     masks: int = 4
     named: bool = False
     parameterization: Parameterization = X0(FlowTime(), sigma_data=0.05)
@@ -102,6 +108,8 @@ class CIMDConfig(SegmentationConfig):
             raise ValueError("network.classes: expected 0; named: expected prior 'image' and several raters")
         if self.target == "entropy" and (self.code != "onehot" or not isinstance(self.parameterization, X0)):
             raise ValueError("target: 'entropy' needs code 'onehot' and the parameterization X0")
+        if self.blank and self.prior != "image":
+            raise ValueError("blank: expected 0 where prior is 'estimate', since no latent is told")
         if self.masks < 1:
             raise ValueError("masks: expected at least 1")
 
@@ -120,13 +128,15 @@ class CIMD(Segmentation):
     variance is the chain's (the release learns it).
 
     Ours: $q(z \mid image, y_r)$ and $p(z \mid image)$; z, moved by the rater's own offset, enters every block and is
-    drawn from p in sampling, once for a volume. The network's scores give $E[x_0] = b(2\,softmax - 1)$ and the loss is
-    their cross-entropy, which is the posterior's proper score; the image is looked at once for all draws.
+    drawn from p in sampling, once for a volume. q is told only what a mask has beyond the expected one and adds that to
+    p's mean: the latent of a few training images must not learn their masks by heart. The network's scores give
+    $E[x_0] = b(2\,softmax - 1)$ and the loss is their cross-entropy, which is the posterior's proper score; the image
+    is looked at once for all draws.
     """
 
     name = "cimd"
     Config = CIMDConfig
-    components = ("network", "features", "prior", "posterior", "offsets")
+    components = ("network", "features", "prior", "posterior", "excess", "offsets")
     config: CIMDConfig
 
     def __init__(self, config: CIMDConfig) -> None:
@@ -139,7 +149,9 @@ class CIMD(Segmentation):
         self.prior = GaussianEncoder(
             config.latent, images if config.prior == "image" else images + self.space.channels()
         )
-        self.posterior = GaussianEncoder(config.latent, images + codes)
+        self.posterior = GaussianEncoder(config.latent, codes if config.prior == "image" else images + codes)
+        seen = (codes - 1) * math.prod(parts(config.patch))
+        self.excess = nn.Linear(seen, config.latent.size, bias=False)
         self.offsets = nn.Embedding(config.raters, config.latent.size) if config.named else nn.Identity()
 
     def condition(self, example: Example) -> Condition:
@@ -180,34 +192,41 @@ class CIMD(Segmentation):
         single = [derive(key, n) for key in keys for n in range(count)]
         levels: Any = config.parameterization.levels
         sigma = levels.draw(uniform([derive(key, "sigma") for key in single]))
-        errors, nats = self.errors(example, keys, sigma)
-        weight = config.beta * min(1.0, (self.step + 1) / config.anneal) if config.anneal else config.beta
+        hidden = uniform([derive(key, "blank") for key in single]) < config.blank
+        sigma = torch.where(hidden, levels.sigma_max, sigma)
+        errors, q, p = self.errors(example, keys, sigma)
+        weight = config.beta / math.prod(config.patch)
+        if config.anneal:
+            weight *= min(1.0, (self.step + 1) / config.anneal)
         return {
             config.target: errors.mean(),
-            "kl": weight * at_least(nats, config.free),
-            "nats": nats.detach().mean(0).max(),
+            "kl": weight * told_apart(q, p, config.free),
+            "nats": divergence(q, p).detach().mean(0).max(),
         }
 
     def loss_at(self, example: Example, keys: Sequence[Key], sigma: Tensor) -> Tensor:
         """Return the loss of each item at ``sigma`` (B,), at most the highest there is, the latent being q's."""
         highest = self.config.parameterization.levels.sigma_max
-        errors, _ = self.errors(example, keys, sigma.clamp(max=highest).repeat_interleave(self.config.masks))
+        errors, _, _ = self.errors(example, keys, sigma.clamp(max=highest).repeat_interleave(self.config.masks))
         return errors.unflatten(0, (len(keys), -1)).mean(1)
 
-    def errors(self, example: Example, keys: Sequence[Key], sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the error of each mask at its own noise level, (B masks,), and the KL in nats, (B masks, size)."""
+    def errors(self, example: Example, keys: Sequence[Key], sigma: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
+        """Return the error of each mask at its own noise level, (B masks,), and q and p of each."""
         config, count = self.config, self.config.masks
         single = [derive(key, n) for key in keys for n in range(count)]
         labels, whose = several(example, keys, count)
         image = example["image"].float()
         images = image.repeat_interleave(count, 0)
-        told = self.features(image).repeat_interleave(count, 0)
-        q = self.posterior(torch.cat([images, one_hot(labels, self.classes)], dim=1))
-        z = sampled(q.packed(), single)
-
-        condition = Condition(channels=told)
+        features = self.features(image)
+        condition = Condition(channels=features.repeat_interleave(count, 0))
+        drawn = one_hot(labels, self.classes)
         if config.prior == "image":
-            condition = replace(condition, latent=self.shifted(z, whose))
+            p = self.prior(image)
+            usual = self.usual(features.detach(), p.mean.detach(), keys).repeat_interleave(count, 0)
+            p = Gaussian(*(part.repeat_interleave(count, 0) for part in p))
+            beyond, log_std = self.posterior(drawn - usual)
+            q = Gaussian(p.mean + beyond + self.excess(excess(drawn, usual)), log_std)
+            condition = replace(condition, latent=self.shifted(sampled(q.packed(), single), whose))
 
         x0 = self.space.encode(labels)
         noise = normal_on(x0.device, [derive(key, "noise") for key in single], x0.shape[1:])
@@ -217,13 +236,23 @@ class CIMD(Segmentation):
         else:
             weight = sent(config.parameterization.weight(sigma), x0.device)
             errors = weight * (output - x0).square().flatten(1).mean(1)
-
-        if config.prior == "image":
-            p = self.prior(image)
-            p = type(p)(*(part.repeat_interleave(count, 0) for part in p))
-        else:
+        if config.prior == "estimate":
+            q = self.posterior(torch.cat([images, drawn], dim=1))
             p = self.prior(torch.cat([images, self.estimate(output)], dim=1))
-        return errors, divergence(q, p)
+        return errors, q, p
+
+    @torch.no_grad()
+    def usual(self, features: Tensor, mean: Tensor, keys: Sequence[Key]) -> Tensor:
+        """Return the probabilities (B, classes, X, Y, Z) that noise alone leads to, at the latent's mean."""
+        top: float = self.config.parameterization.levels.sigma_max
+        noise = normal_on(
+            features.device, [derive(key, "usual") for key in keys], (self.space.channels(), *features.shape[2:])
+        )
+        sigma = torch.full((len(keys),), top, dtype=torch.float64)
+        latent = mean + self.offsets.weight.mean(0) if self.config.named else mean
+        return self.space.probabilities(
+            self.estimate(self.denoiser(top * noise, sigma, Condition(channels=features, latent=latent)))
+        )
 
     def estimate(self, output: Tensor) -> Tensor:
         """Return the estimate of x0, inside the code's range, from what the denoiser says."""

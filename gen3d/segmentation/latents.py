@@ -23,6 +23,7 @@ from gen3d.nn.unet import UNetConfig
 
 NARROWEST, WIDEST = -5.0, 2.0  # of the logarithm of a standard deviation
 OVERLAP = 0.25
+PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,34 @@ def at_least(nats: Tensor, free: float) -> Tensor:
     Kingma et al. (2016), section 4.2. https://arxiv.org/abs/1606.04934
     """
     return nats.mean(0).clamp_min(free).sum()
+
+
+def told_apart(q: Gaussian, p: Gaussian, free: float) -> Tensor:
+    """Return ``at_least`` of the KL, whose floor holds for q alone: p follows q in every dimension, also below it."""
+    fixed = Gaussian(*(part.detach() for part in p))
+    following = divergence(Gaussian(*(part.detach() for part in q)), p).mean(0).sum()
+    return at_least(divergence(q, fixed), free) + following - following.detach()
+
+
+def excess(drawn: Tensor, expected: Tensor) -> Tensor:
+    """Return how much more of each structure is drawn than expected, in each part of a coarse grid, (B, parts).
+
+    Args:
+        drawn: Masks, one-hot, (B, classes, X, Y, Z).
+        expected: Their probabilities, alike.
+
+    Returns:
+        The difference as a share of the structure's expected size in a part, on average over parts.
+    """
+    more = (drawn - expected)[:, 1:]
+    usual = expected[:, 1:].mean((2, 3, 4), keepdim=True).clamp_min(1e-3)
+    return (nnf.adaptive_avg_pool3d(more, parts(drawn.shape[2:])) / usual).flatten(1)
+
+
+def parts(size: Sequence[int]) -> Triple:
+    """Return the coarse grid of ``excess``: 4 along each axis that is not of length 1."""
+    x, y, z = (min(PARTS, n) for n in size)
+    return x, y, z
 
 
 def sampled(packed: Tensor, keys: Sequence[Key]) -> Tensor:

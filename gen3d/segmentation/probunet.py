@@ -41,7 +41,7 @@ class ProbUNetConfig(SegmentationConfig):
         features: The U-Net, which sees the image; its channels are those of folded voxels.
         width: Channels of the 1 x 1 x 1 convolutions that join its features and the latent.
         latent: The shape of the two encoders.
-        beta: Weight of the KL divergence beside the mean cross-entropy.
+        beta: Weight of the KL divergence, 1 being that of the evidence bound, as published.
         free: Nats of each dimension that cost nothing.
         masks: Different raters' masks that are learnt from in one example.
         parameterization: Says only where a sampler's grid begins and ends; one step is all there is to walk.
@@ -54,7 +54,7 @@ class ProbUNetConfig(SegmentationConfig):
     )
     width: int = 16
     latent: LatentConfig = LatentConfig(coarse=1)
-    beta: float = 1e-3
+    beta: float = 1.0
     free: float = 0.0
     masks: int = 4
     parameterization: Parameterization = X0(FlowTime())
@@ -129,7 +129,7 @@ class ProbUNet(Segmentation):
         scores = self.head(self.features(image).repeat_interleave(count, 0), z)
         return {
             "entropy": entropy(scores, labels).mean(),
-            "kl": self.config.beta * at_least(nats, self.config.free),
+            "kl": self.config.beta / math.prod(self.config.patch) * at_least(nats, self.config.free),
             "nats": nats.detach().mean(0).max(),
         }
 

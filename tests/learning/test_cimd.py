@@ -51,6 +51,7 @@ def as_published(**changes: Any) -> CIMD:
         "features": None,
         "network": UNetConfig(2, 1, width=8, multipliers=(1, 2), blocks=1, groups=4),
         "prior": "estimate",
+        "blank": 0.0,
         "target": "mse",
         "masks": 1,
         "parameterization": Epsilon(Betas()),
