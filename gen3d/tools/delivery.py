@@ -17,15 +17,13 @@ APART = "synthetic scans never go beside originals; choose another -o"
 
 
 def forbid_beside(out: Path, source: Path) -> None:
-    """Refuse an output folder that is, or lies in, the folder of the originals.
+    """Refuse an output folder that is, or lies in, the folder of the originals; a lone file's may lie beside it.
 
     Raises:
         UserError: It does.
     """
     inside, originals = out.resolve(), source.resolve()
-    if originals.is_file():
-        originals = originals.parent
-    if inside == originals or originals in inside.parents:
+    if inside == originals.parent if originals.is_file() else originals in (inside, *inside.parents):
         raise UserError(f"{out}: is or lies in the input folder {source}; {APART}")
 
 

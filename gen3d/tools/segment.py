@@ -230,7 +230,7 @@ def served(
     system = model.system
     assert isinstance(system, Segmentation)
     for original in study.files.values():
-        forbid_beside(folder, original.parent if original.is_file() else original)
+        forbid_beside(folder, original)
     case = read_images(study, system.config.contrasts)
     prepared = system.prepare(case)
     fits(system, prepared)

@@ -234,9 +234,7 @@ def test_the_other_systems(gen3d: Run, image: Path, tmp_path: Path, kind: str) -
 
 
 def test_a_single_slice(gen3d: Run, tmp_path: Path) -> None:
-    model = raters(
-        patch=(16, 16, 1), features=UNetConfig(4, 16, **TINY), network=UNetConfig(24, 8, latent=2, **TINY)
-    )
+    model = raters(patch=(16, 16, 1), features=UNetConfig(4, 16, **TINY), network=UNetConfig(24, 8, latent=2, **TINY))
     save_model(model, tmp_path / "slices")
     save(tmp_path / "in" / "one.nii.gz", noisy(0, (20, 24, 18))[..., 9:10])
     save(tmp_path / "in" / "volume.nii.gz", noisy(0))
@@ -323,10 +321,11 @@ def test_what_makes_no_sense_is_one_line(
 
 def test_originals_and_foreign_files_are_left_alone(gen3d: Run, image: Path, models: Path, tmp_path: Path) -> None:
     model = ("--model", models / "plain")
-    for out in (image.parent, image.parent / "out"):
-        status, _, told = gen3d("segment", "-i", image, "-o", out, *model)
+    for source, out in ((image, image.parent), (image.parent, image.parent), (image.parent, image.parent / "out")):
+        status, _, told = gen3d("segment", "-i", source, "-o", out, *model)
         assert (status, "lies in the input folder" in told) == (1, True), told
     assert [p.name for p in image.parent.iterdir()] == [image.name]
+    assert gen3d("segment", "-i", image, "-o", image.parent / "out", *model)[0] == 0  # a lone scan's own subfolder
     mine = save(tmp_path / "out" / "patient9" / "patient9_seg.nii.gz")
     before = mine.read_bytes()
     status, _, told = gen3d("segment", "-i", image, "-o", tmp_path / "out", *model)
