@@ -180,6 +180,10 @@ class CIMD(Segmentation):
             return z
         return z + self.offsets(whose.clamp(min=0)) * (whose >= 0).unsqueeze(1)
 
+    def of_all(self, z: Tensor) -> Tensor:
+        """Return latents (B, size) moved by the raters' mean offset."""
+        return z + self.offsets.weight.mean(0) if isinstance(self.offsets, nn.Embedding) else z
+
     def objectives(self) -> list[Objective]:
         """One objective: denoiser, features and both encoders together."""
         parts = [getattr(self, name) for name in self.components]
@@ -249,7 +253,7 @@ class CIMD(Segmentation):
             features.device, [derive(key, "usual") for key in keys], (self.space.channels(), *features.shape[2:])
         )
         sigma = torch.full((len(keys),), top, dtype=torch.float64)
-        latent = mean + self.offsets.weight.mean(0) if self.config.named else mean
+        latent = self.of_all(mean)
         return self.space.probabilities(
             self.estimate(self.denoiser(top * noise, sigma, Condition(channels=features, latent=latent)))
         )
@@ -296,7 +300,7 @@ class CIMD(Segmentation):
         told = self.condition(example)
         if told.latent is not None:
             mean = told.latent.chunk(2, dim=1)[0]
-            told = replace(told, latent=mean + self.offsets.weight.mean(0) if self.config.named else mean, label=None)
+            told = replace(told, latent=self.of_all(mean), label=None)
         sigma = torch.tensor(self.config.parameterization.levels.sigma_max, dtype=torch.float64)
 
         def inside(x: Tensor, level: Tensor, where: Window) -> Tensor:

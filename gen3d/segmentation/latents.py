@@ -23,7 +23,8 @@ from gen3d.nn.unet import UNetConfig
 
 NARROWEST, WIDEST = -5.0, 2.0  # of the logarithm of a standard deviation
 OVERLAP = 0.25
-PARTS = 4
+PARTS = 4  # of the grid of ``excess``, along an axis
+MOST = 4.0  # of its values
 
 
 @dataclass(frozen=True)
@@ -187,11 +188,12 @@ def excess(drawn: Tensor, expected: Tensor) -> Tensor:
         expected: Their probabilities, alike.
 
     Returns:
-        The difference as a share of the structure's expected size in a part, on average over parts.
+        The difference as a share of the structure's expected size in a part, on average over parts; within -4 to 4,
+        since a network that has learnt little yet expects next to nothing.
     """
     more = (drawn - expected)[:, 1:]
     usual = expected[:, 1:].mean((2, 3, 4), keepdim=True).clamp_min(1e-3)
-    return (nnf.adaptive_avg_pool3d(more, parts(drawn.shape[2:])) / usual).flatten(1)
+    return (nnf.adaptive_avg_pool3d(more, parts(drawn.shape[2:])) / usual).flatten(1).clamp(-MOST, MOST)
 
 
 def parts(size: Sequence[int]) -> Triple:
