@@ -10,6 +10,7 @@ SYSTEMS = {
     "wdm": "gen3d.wavelet.wdm:WDM",
     "cwdm": "gen3d.wavelet.cwdm:CWDM",
     "completion": "gen3d.wavelet.completion:Completion",
+    "pairs": "gen3d.wavelet.pairs:Pairs",
     "reconstruction": "gen3d.wavelet.reconstruction:Reconstruction",
     "control": "gen3d.latent.control:Control",
     "meddiffusion": "gen3d.latent.meddiffusion:MedDiffusion",

@@ -1,6 +1,7 @@
 """A case brought to a model's axes, box and intensity scale, with the way back."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -106,6 +107,31 @@ def place_case(
     else:
         start, size = _centred(shape, crop, pad), (int(crop[0]), int(crop[1]), int(crop[2]))
     return Placement(volume.shape, volume.affine, axes, start, size)
+
+
+def over_labels(mask: Volume, axes: str, canvas: Triple | None = None) -> Placement:
+    """Return where a canvas lies in a mask's grid: in its middle, moved as far as its labels ask for.
+
+    Raises:
+        UserError: The mask has no label, or labels wider than the canvas.
+    """
+    whole = Placement(mask.shape, mask.affine, axes, (0, 0, 0), mask.shape)
+    labels = turned(mask.voxels, whole.file_axes, axes)
+    if not labels.any():
+        raise UserError(f"{mask.origin}: nothing is labelled in it; expected a mask with labels above 0")
+    size = canvas or whole.turned_shape
+    start = []
+    for middle, wide, hit in zip(centred_start(labels.shape, size), size, np.nonzero(labels), strict=True):
+        first, last = int(hit.min()), int(hit.max())
+        if last - first >= wide:
+            room = f"{' x '.join(map(str, size))} ({axes})"
+            raise UserError(
+                f"{mask.origin}: its labels are {last - first + 1} voxels wide where the model's canvas of {room} "
+                f"has {wide}; crop or resample it"
+            )
+        start.append(min(max(middle, last + 1 - wide), first))
+    x, y, z = start
+    return replace(whole, start=(x, y, z), size=size)
 
 
 def foreground(volumes: Iterable[Volume]) -> np.ndarray:

@@ -20,11 +20,10 @@ from gen3d.core.error import UserError
 from gen3d.core.linear import least_squares
 from gen3d.core.randomness import Key
 from gen3d.core.system import Example, Objective
-from gen3d.core.volume import Case, Placement, Prepared, Volume, turned
+from gen3d.core.volume import Case, Prepared, Volume
 from gen3d.core.wrap import Denoise, consistent
 from gen3d.data.measurement import Acquisitions, Measurement, measure
-from gen3d.data.patches import centred_start
-from gen3d.data.prepare import prepare
+from gen3d.data.prepare import over_labels, prepare
 from gen3d.latent.controlnet import Controlled, ControlNet
 from gen3d.latent.meddiffusion import MedDiffusion, MedDiffusionConfig, volume_size
 from gen3d.spaces.latent import Latent
@@ -159,27 +158,10 @@ class Control(MedDiffusion):
         Raises:
             UserError: The mask has no label, unknown ones, or is too large.
         """
-        axes = self.config.axes
-        whole = Placement(mask.shape, mask.affine, axes, (0, 0, 0), mask.shape)
-        labels = turned(mask.voxels, whole.file_axes, axes)
-        if not labels.any():
-            raise UserError(f"{mask.origin}: nothing is labelled in it; expected a mask with labels above 0")
-        size = self.config.canvas or whole.turned_shape
-        start = []
-        for middle, wide, hit in zip(centred_start(labels.shape, size), size, np.nonzero(labels), strict=True):
-            first, last = int(hit.min()), int(hit.max())
-            if last - first >= wide:
-                room = f"{' x '.join(map(str, size))} ({axes})"
-                raise UserError(
-                    f"{mask.origin}: its labels are {last - first + 1} voxels wide where the model's canvas of {room} "
-                    f"has {wide}; crop or resample it"
-                )
-            start.append(min(max(middle, last + 1 - wide), first))
-        x, y, z = start
-        placement = replace(whole, start=(x, y, z), size=size)
-        spacing = torch.tensor([Volume(labels, placement.model_affine).spacing], dtype=torch.float32)
+        placement = over_labels(mask, self.config.axes, self.config.canvas)
+        spacing = torch.tensor([Volume(mask.voxels, placement.model_affine).spacing], dtype=torch.float32)
         held = self.labelled(placement.take(mask.voxels), mask.origin)
-        return {**super().blank(), "spacing": spacing, "size": size, "mask": held, "placement": placement}
+        return {**super().blank(), "spacing": spacing, "size": placement.size, "mask": held, "placement": placement}
 
     @property
     def air(self) -> float:

@@ -1,4 +1,4 @@
-"""``gen3d generate``: new scans from a model that is given nothing, or masks that lead it."""
+"""``gen3d generate``: new scans, with masks from a model of pairs, of nothing or led by masks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +20,7 @@ from gen3d.tools.record import description, patients, record, sidecar, write_rec
 from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, open_model, to_device
 
 SHEET, SHOWN = "contact-sheet.png", 8
+LABELS = "labels"  # what the mask of a pair is called in files
 
 
 def generate(
@@ -46,7 +47,7 @@ def generate(
     """Draw new scans into ``out/sample_0001.nii.gz`` ..., each with a JSON sidecar, and a picture of the first ones.
 
     Led by masks they are ``out/NAME_0001.nii.gz`` ... on the grid of each mask, which is copied beside them; beyond the
-    model's canvas they are 0.
+    model's canvas they are 0. Of a model of pairs the mask lies beside each scan, ``sample_0001_labels.nii.gz``.
 
     Scan i is the same whatever ``count``. Scans that the same command has finished before are kept. Grey values are
     0 to 1000 over the model's window, on its axes and spacing.
@@ -84,7 +85,7 @@ def generate(
         forbid_beside(out, Path(mask))
     loaded = open_model(model, device, precision, compiled=compiled)
     torch.backends.cudnn.benchmark = True  # every call has the same size
-    if masks and getattr(loaded.system.config, "task", None) != "mask":
+    if masks and not follows_masks(loaded.system):
         raise UsageError(
             f"--mask: this {loaded.system.name} model is led by none; leave it out, or use another --model"
         )
@@ -128,6 +129,11 @@ def generate(
     return paths
 
 
+def follows_masks(system: System) -> bool:
+    """Tell whether a model is led by masks if it is given some."""
+    return getattr(system.config, "task", None) == "mask" or getattr(system.config, "given", 0) > 0
+
+
 def leads(masks: Sequence[Path], system: System, failed: Callable[[str, Exception], None]) -> Iterator[Led | None]:
     """Yield what leads: each mask, None where it can't, or once nothing."""
     if not masks:
@@ -168,6 +174,8 @@ def asked(system: System, *, size: Triple | None = None, **wishes: Any) -> dict[
         if hasattr(config, "pool"):
             x, y, z = (n * config.pool for n in size)
             changes["canvas"] = (x, y, z)
+        elif draws_labels(system):
+            raise UsageError("--size: a model of pairs draws its own size only; leave it out")
         else:
             changes["size"] = size
     try:
@@ -205,10 +213,16 @@ def bound_decoding(system: System, memory: float | None) -> None:
     autoencoder.memory = int(memory)
 
 
+def draws_labels(system: System) -> bool:
+    """Tell whether a model draws masks with its scans."""
+    return getattr(system, "task", None) == "pairs"
+
+
 def names(system: System, index: int, stem: str) -> dict[str, str]:
-    """Return the file name of each contrast of a scan, counted from 1."""
-    contrasts = system.config.contrasts
-    return {c: f"{stem}_{index + 1:04d}{f'_{c}' if len(contrasts) > 1 else ''}.nii.gz" for c in contrasts}
+    """Return the file name of each contrast of a scan, counted from 1, and of its mask where there is one."""
+    contrasts, name = system.config.contrasts, f"{stem}_{index + 1:04d}"
+    files = {c: f"{name}{f'_{c}' if len(contrasts) > 1 else ''}.nii.gz" for c in contrasts}
+    return {**files, **({LABELS: f"{name}_{LABELS}.nii.gz"} if draws_labels(system) else {})}
 
 
 def finished(path: Path, model: OpenModel, facts: Mapping[str, Any]) -> bool:
@@ -241,8 +255,11 @@ def make(
         if not np.isfinite(voxels).all():
             raise UserError(f"{model.name}: the scan is not finite; its weights are damaged")
         for image, (path, facts) in zip(voxels, wanted.items(), strict=True):
-            low, high = system.window(str(facts["contrast"]))
-            scaled = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
+            if facts["contrast"] == LABELS:
+                scaled = image.astype(np.uint8)
+            else:
+                low, high = system.window(str(facts["contrast"]))
+                scaled = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
             volume = on_grid(scaled, system, example)
             write(volume, folder / path.name, description=description(model, str(facts["contrast"])))
             write_record(folder / path.name, model, facts)
@@ -259,8 +276,13 @@ def on_grid(image: np.ndarray, system: System, example: Example) -> Volume:
 
 
 def panels(scans: Sequence[Path]) -> list[Panel]:
-    """Return the columns of scans that were written."""
-    return [Panel(reopened(scan), without_ending(scan).replace("_", " "), synthetic=True) for scan in scans[:SHOWN]]
+    """Return the columns of scans that were written, and of masks, whose background is black."""
+    columns = []
+    for scan in scans[:SHOWN]:
+        volume, name = reopened(scan), without_ending(scan)
+        limits = (0.0, max(float(volume.voxels.max()), 1.0)) if name.endswith(f"_{LABELS}") else None
+        columns.append(Panel(volume, name.replace("_", " "), synthetic=True, limits=limits))
+    return columns
 
 
 def contact_sheet(path: Path, panels: Sequence[Panel], count: int, model: OpenModel) -> None:

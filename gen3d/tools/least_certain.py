@@ -1,8 +1,6 @@
 """Where several samples of a scan differ most: the place that a reader should doubt first."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from gen3d.data.topology import connected
+
 SHARE = 0.01  # of the foreground, the least certain of it, is looked at
 NOT_ESTIMATED = {
     "mean": "not estimated: the expected image is one image; --mode sample draws several and says where they differ",
     "sample": "not estimated: one sample has no spread; --samples 3 says where they differ",
 }
-_HALF = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]  # each pair of 26 neighbours once
 
 
 @dataclass(frozen=True)
@@ -89,30 +88,6 @@ def smoothed(spread: np.ndarray, mask: np.ndarray) -> np.ndarray:
     means = mean(torch.from_numpy(spread.astype(np.float32)) * inside) / mean(inside).clamp_min(1 / 54)
     found: np.ndarray = (means * inside).numpy()
     return found
-
-
-def connected(mask: np.ndarray) -> np.ndarray:
-    """Return a label for each voxel of a mask, as ``np.argwhere`` lists them: equal where 26-neighbours lead there."""
-    places = np.argwhere(mask) + 1
-    number = np.full([n + 2 for n in mask.shape], -1)
-    number[tuple(places.T)] = label = np.arange(len(places))
-    near = [number[tuple((places + step).T)] for step in _HALF]
-    one, other = (np.concatenate(ends) for ends in zip(*pairs(near), strict=True))
-    while True:
-        ends = label[one], label[other]
-        if np.array_equal(*ends):
-            return label
-        low = np.minimum(*ends)
-        label = label.copy()
-        for end in ends:
-            np.minimum.at(label, end, low)
-        while not np.array_equal(label, label[label]):
-            label = label[label]
-
-
-def pairs(near: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return which voxels are neighbours, from the number of each voxel's neighbour in some directions, -1 for none."""
-    return [(np.flatnonzero(there >= 0), there[there >= 0]) for there in near]
 
 
 def apart(spread: np.ndarray, mask: np.ndarray, lesion: np.ndarray, width: float) -> dict[str, float]:

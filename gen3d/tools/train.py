@@ -230,6 +230,8 @@ def make_system(
     if horizon := getattr(system, "horizon", None):
         system.provenance["envelope"]["horizon_days"] = list(horizon(cases))
         system.provenance["time_unit"] = system.config.unit
+    if label_facts := getattr(system, "label_facts", None):
+        system.provenance["labels"] = label_facts(cases)
     if experiment.init:
         system.provenance["base"] = base_of(experiment.init)
     if experiment.parts:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gen3d.tools.least_certain import apart, connected, least_certain
+from gen3d.data.topology import connected
+from gen3d.tools.least_certain import apart, least_certain
 
 AFFINE = np.array([[0, -2.0, 0, 10], [1.0, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
