@@ -396,6 +396,105 @@ def generate(
 
 
 @app.command()
+def augment(
+    out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model of pairs: its folder, shipped name or hub id.", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many cases.")] = 1,
+    layout: Annotated[str, typer.Option(help="nnunet, msd or bids.")] = "nnunet",
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-masks", help="Make images of these masks: a folder or a file [masks are drawn].", show_default=False
+        ),
+    ] = None,
+    deform: Annotated[bool, typer.Option("--deform", help="Turn, stretch and bend given masks at random.")] = False,
+    volumes: Annotated[
+        list[str] | None,
+        typer.Option(help="mL of each label: 1.5,1.2 [about those of random training cases].", show_default=False),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Class, by name or number [any].", show_default=False)] = None,
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of the voxels in mm, X Y Z [the model's own].", show_default=False),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Pull towards what is told; 1 is none [the model's own].", show_default=False)
+    ] = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    attempts: Annotated[int, typer.Option(help="Draws that the gates may refuse before a case is given up.")] = 5,
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(help="What the images are called: t1n [as the model calls them].", show_default=False),
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(help="Real cases to copy in, the only ones that validate.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    part: Annotated[str, typer.Option(help="i/n: do only every n-th case, from the i-th on.")] = "1/1",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="All parts are there: only write the data set's files and report.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local: this process; ray: workers, on RAY_ADDRESS or here.")] = "local",
+    workers: Annotated[int, typer.Option(help="Of ray.")] = 1,
+    threads: Annotated[int, typer.Option(help="Of the processor, for each process or worker.")] = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a labelled synthetic data set to train other networks on: images and masks that passed every gate."""
+    from gen3d.tools.augment import augment as run
+    from gen3d.tools.augment_merge import in_a_line
+    from gen3d.tools.augment_merge import merge as join
+    from gen3d.tools.augment_pair import Wishes
+    from gen3d.tools.progress import progress_bar
+
+    if merge:
+        print(in_a_line(join(out), out))
+        return
+    if model is None:
+        raise UsageError("Missing option '--model': expected a model of pairs, such as hippocampus-pairs")
+    told = None if volumes is None else numbers("--volumes", separated(volumes))
+    with progress_bar("augment", 1000) as advance:
+        report = run(
+            model,
+            count,
+            out,
+            layout=layout,
+            wishes=Wishes(masks, deform, told, label, spacing, guidance, sampler, steps, device, precision),
+            seed=seed,
+            attempts=attempts,
+            channels=separated(channels) if channels else None,
+            real=real,
+            part=parsed_part(part),
+            engine=engine,
+            workers=workers,
+            threads=threads,
+            dry_run=dry_run,
+            advance=lambda share, words: advance(round(1000 * share), words),
+            note=note,
+        )
+    print(in_a_line(report, out, dry_run=dry_run))
+
+
+def numbers(option: str, words: Sequence[str]) -> tuple[float, ...]:
+    """Return the numbers of an option.
+
+    Raises:
+        UsageError: One is none.
+    """
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError:
+        raise UsageError(f"{option} {','.join(words)}: expected numbers") from None
+
+
+@app.command()
 def standardize(
     source: Annotated[
         Path,
