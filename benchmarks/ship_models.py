@@ -29,6 +29,8 @@ from gen3d.tools.training_cases import real_cases
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SHIPPED = {  # configuration, and the results file that goes onto the card
+    "brain-growth-raters": ("cimd_raters", "brain_growth.md"),
+    "hippocampus-segment": ("hippocampus_cimd", "hippocampus_segment.md"),
     "brain-completion": ("completion_brain_small", ""),
     "hippocampus-wdm": ("wdm_hippocampus", "hippocampus_wdm.md"),
     "hippocampus-latent": ("hippocampus_latent", "hippocampus_latent.md"),

@@ -18,6 +18,8 @@ from gen3d.tools.generate import generate
 from gen3d.tools.synthesize import synthesize
 
 LIMITS_MB = {
+    "brain-growth-raters": 2.1,
+    "hippocampus-segment": 2.1,
     "brain-completion": 6.0,
     "ct-kernel": 2.0,
     "ct-recon": 2.0,
@@ -27,6 +29,8 @@ LIMITS_MB = {
     "mri-recon": 2.0,
 }
 DATASETS = {
+    "brain-growth-raters": ("multirater",),
+    "hippocampus-segment": ("hippocampus",),
     "brain-completion": ("brats", "ms"),
     "ct-kernel": ("ct",),
     "ct-recon": ("ct",),
