@@ -163,7 +163,7 @@ def test_mistakes(gen3d: Run, model: Path, tmp_path: Path) -> None:
         assert words in told
         assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    beside, _, told = gen3d("standardize", "-i", good, "-o", good.parent / "x", "--model", model)
+    beside, _, told = gen3d("standardize", "-i", good, "-o", good.parent, "--model", model)
     assert beside == 1
     assert "beside originals" in told
 
