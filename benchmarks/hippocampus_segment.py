@@ -125,19 +125,22 @@ def told(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def in_words(pairs: list[float]) -> str:
+    """Return the mean of paired differences and its interval."""
+    apart = paired_interval(pairs)
+    return f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
+
+
 def line(name: str, found: Mapping[str, Any], plain: Mapping[str, Any], most: int) -> str:
-    """Return a row of the table: the interval is that of the paired difference of the mean Dice to the plain row."""
+    """Return a row of the table: the intervals are those of the paired differences to the plain row."""
     cases = found["cases"]
     mean = {key: np.mean([case[key] for case in cases.values()]) for key in (*LABELS, "mean")}
-    pairs = [cases[case]["mean"] - plain[case]["mean"] for case in cases if case in plain]
-    difference = "-"
-    if name != PLAIN and pairs:
-        apart = paired_interval(pairs)
-        difference = f"{apart.mean:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
+    apart = {key: [cases[case][key] - plain[case][key] for case in cases if case in plain] for key in mean}
+    differences = ["-" if name == PLAIN or not pairs else in_words(pairs) for pairs in apart.values()]
     short = "" if len(cases) == most else f" (n = {len(cases)})"
     return (
         f"| {name}{short} | {told(found['cpu_minutes'])} | {found['calls']} | {told(found['cpu_seconds'], 2)} | "
-        f"{mean['anterior']:.4f} | {mean['posterior']:.4f} | {mean['mean']:.4f} | {difference} |"
+        f"{mean['anterior']:.4f} | {mean['posterior']:.4f} | {mean['mean']:.4f} | {' | '.join(differences)} |"
     )
 
 
@@ -151,12 +154,13 @@ def table(options: argparse.Namespace) -> None:
         "",
         f"{most} test cases, the whole image as it is. Dice of each label, mean over cases; the label is the most",
         "likely one by the mean of the samples' probabilities, or by one call; of one sample, the mean over several.",
-        f'The last column is the paired difference of the mean Dice to row "{PLAIN}" and its 95 % interval (Student).',
+        f'Differences are paired, to row "{PLAIN}", with 95 % intervals (Student).',
         "CPU minutes are those of training; calls of the network and CPU seconds those of one case. Written by",
         "`python -m benchmarks.hippocampus_segment table`.",
         "",
-        "| | CPU minutes | calls | CPU s | anterior | posterior | mean | difference to plain |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | CPU minutes | calls | CPU s | anterior | posterior | mean | "
+        "anterior to plain | posterior to plain | mean to plain |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(line(name, found, plain, most) for name, found in stored.items()),
     ]
     options.store.with_suffix(".md").write_text("\n".join(lines) + "\n")

@@ -23,7 +23,9 @@ def forbid_beside(out: Path, source: Path) -> None:
         UserError: It does.
     """
     inside, originals = out.resolve(), source.resolve()
-    if inside == originals.parent if originals.is_file() else originals in (inside, *inside.parents):
+    lone = originals.is_file()
+    home, within = (originals.parent, [inside]) if lone else (originals, [inside, *inside.parents])
+    if home in within:
         raise UserError(f"{out}: is or lies in the input folder {source}; {APART}")
 
 
