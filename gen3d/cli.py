@@ -458,7 +458,9 @@ def augment(
         print(in_a_line(join(out), out))
         return
     if model is None:
-        raise UsageError("Missing option '--model': expected a model of pairs, such as hippocampus-pairs")
+        raise UsageError(
+            "Missing option '--model': expected a model of pairs: gen3d train augment_hippocampus makes one"
+        )
     told = None if volumes is None else numbers("--volumes", separated(volumes))
     with progress_bar("augment", 1000) as advance:
         report = run(
