@@ -448,10 +448,10 @@ def augment(
     debug: Debug = False,
 ) -> None:
     """Make a labelled synthetic data set to train other networks on: images and masks that passed every gate."""
-    from gen3d.tools.augment import augment as run
-    from gen3d.tools.augment_merge import in_a_line
-    from gen3d.tools.augment_merge import merge as join
-    from gen3d.tools.augment_pair import Wishes
+    from gen3d.tools.augment.augment import augment as run
+    from gen3d.tools.augment.merge import in_a_line
+    from gen3d.tools.augment.merge import merge as join
+    from gen3d.tools.augment.pair import Wishes
     from gen3d.tools.progress import progress_bar
 
     if merge:

@@ -13,9 +13,9 @@ from tiny_pairs import contents, nnunet_complaints, write_tiny_pairs
 
 from gen3d.core.error import UserError
 from gen3d.data.studies import find_studies, read_study
-from gen3d.tools.augment import augment
-from gen3d.tools.augment_merge import merge
-from gen3d.tools.augment_pair import Drawing, Wishes
+from gen3d.tools.augment.augment import augment
+from gen3d.tools.augment.merge import merge
+from gen3d.tools.augment.pair import Drawing, Wishes
 
 Run = Callable[..., tuple[int, str, str]]
 COUNT = 6

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_pairs import write_tiny_pairs
 
-from gen3d.tools.augment_files import packed
-from gen3d.tools.augment_gates import Known, judge, known_of
-from gen3d.tools.augment_merge import duplicates, kolmogorov_smirnov
-from gen3d.tools.augment_pair import Drawing, Pair, Wishes
+from gen3d.tools.augment.files import packed
+from gen3d.tools.augment.gates import Known, judge, known_of
+from gen3d.tools.augment.merge import duplicates, kolmogorov_smirnov
+from gen3d.tools.augment.pair import Drawing, Pair, Wishes
 
 
 @pytest.fixture(scope="module")

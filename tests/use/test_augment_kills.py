@@ -11,8 +11,8 @@ import torch
 from tiny_pairs import contents, write_tiny_pairs
 
 from gen3d.core.error import UserError
-from gen3d.tools.augment import augment
-from gen3d.tools.augment_merge import merge
+from gen3d.tools.augment.augment import augment
+from gen3d.tools.augment.merge import merge
 
 COUNT = 5
 FINISHED = 0
@@ -57,7 +57,7 @@ def mortal(model: Path, out: Path, part: tuple[int, int], moment: int) -> None:
 def survive(model: Path, out: Path, part: tuple[int, int], rng: random.Random) -> int:
     """Start again after every kill until a run ends by itself, and return how many kills there were."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gen3d.tools.augment", "gen3d.wavelet.pairs"])
+    context.set_forkserver_preload(["gen3d.tools.augment.augment", "gen3d.wavelet.pairs"])
     kills, kept = 0, {}
     while True:
         process = context.Process(target=mortal, args=(model, out, part, rng.randint(2, 24)))

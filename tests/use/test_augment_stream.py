@@ -12,8 +12,8 @@ from tiny_pairs import write_tiny_pairs
 from torch.utils.data import DataLoader
 
 from gen3d.core.error import UserError
-from gen3d.tools.augment import augment
-from gen3d.tools.augment_stream import MixSyntheticd, SyntheticPairs, pairs
+from gen3d.tools.augment.augment import augment
+from gen3d.tools.augment.stream import MixSyntheticd, SyntheticPairs, pairs
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_mixture_has_its_ratio_and_follows_the_seed(model: Path, monkeypatch
         while True:
             yield {"image": torch.full((1, 2, 2, 2), -1.0), "label": torch.ones(1, 2, 2, 2), "synthetic": True}
 
-    monkeypatch.setattr("gen3d.tools.augment_stream.ahead", quick)
+    monkeypatch.setattr("gen3d.tools.augment.stream.ahead", quick)
     flags = [
         [sample["synthetic"] for sample in islice(SyntheticPairs(model, REAL, ratio, seed=seed), 400)]
         for ratio, seed in ((0.25, 0), (0.25, 0), (0.25, 1), (0.0, 0))

@@ -12,8 +12,8 @@ import torch
 from gen3d.core.checkpoint import save_model
 from gen3d.core.config import build
 from gen3d.data.phantom import phantom
-from gen3d.tools.augment_gates import known_of, label_volumes
-from gen3d.tools.augment_pair import Drawing, Wishes
+from gen3d.tools.augment.gates import known_of, label_volumes
+from gen3d.tools.augment.pair import Drawing, Wishes
 from gen3d.tools.train import packaged_config, read_experiment
 from gen3d.wavelet.labelled import PairsConfig
 from gen3d.wavelet.pairs import Pairs

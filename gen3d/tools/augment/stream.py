@@ -13,10 +13,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.randomness import derive, seed_of
-from gen3d.tools.augment_files import MANIFEST, grey, read_lines, read_run
-from gen3d.tools.augment_layouts import image_paths, label_path
-from gen3d.tools.augment_maker import Job, Maker
-from gen3d.tools.augment_pair import Wishes
+from gen3d.tools.augment.files import MANIFEST, grey, read_lines, read_run
+from gen3d.tools.augment.layouts import image_paths, label_path
+from gen3d.tools.augment.maker import Job, Maker
+from gen3d.tools.augment.pair import Wishes
 
 Sample = dict[str, Any]
 WAIT = 1.0  # seconds between looks at whether the process that draws still lives

@@ -11,7 +11,7 @@ from gen3d.data.nifti import read, read_labels, write
 from gen3d.data.nnunet_out import case_names
 from gen3d.data.studies import find_studies
 from gen3d.data.study import Study
-from gen3d.tools.augment_layouts import ENDING, image_paths, label_path
+from gen3d.tools.augment.layouts import ENDING, image_paths, label_path
 
 FOLDS = 5
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from gen3d.core.error import UsageError, UserError, nearest
-from gen3d.tools.augment_files import Row
-from gen3d.tools.augment_maker import Job, Maker
+from gen3d.tools.augment.files import Row
+from gen3d.tools.augment.maker import Job, Maker
 
 LIVES = 5  # how often a case is tried again whose worker died
 STORE = 100 * 2**20  # bytes of Ray's shared memory; rows are small

@@ -12,10 +12,10 @@ from gen3d import __version__
 from gen3d.core.error import UsageError
 from gen3d.core.randomness import derive
 from gen3d.data.layout import canonical
-from gen3d.tools.augment_files import Part, Row, packed, read_row, stage_of, staged, write_pair, write_row
-from gen3d.tools.augment_gates import Known, Verdict, judge, known_of
-from gen3d.tools.augment_layouts import case_name, check_layout
-from gen3d.tools.augment_pair import Drawing, Pair, UnfitMaskError, Wishes
+from gen3d.tools.augment.files import Part, Row, packed, read_row, stage_of, staged, write_pair, write_row
+from gen3d.tools.augment.gates import Known, Verdict, judge, known_of
+from gen3d.tools.augment.layouts import case_name, check_layout
+from gen3d.tools.augment.pair import Drawing, Pair, UnfitMaskError, Wishes
 from gen3d.tools.record import WARNING, about, patients
 
 

@@ -13,7 +13,7 @@ from gen3d.core.system import System
 from gen3d.core.volume import Prepared, Scale, Volume
 from gen3d.data.envelope import departures
 from gen3d.data.topology import components, holes
-from gen3d.tools.augment_pair import Pair
+from gen3d.tools.augment.pair import Pair
 
 GATES = ("labels", "intensity", "copy")
 WIDER = 0.1  # how far beyond the real volumes' range, in widths of it, is still plausible

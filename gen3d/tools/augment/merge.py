@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from gen3d.core.error import UserError
-from gen3d.tools.augment_files import MANIFEST, Row, line, read_lines, read_run, staged, unpacked
-from gen3d.tools.augment_gates import GATES
-from gen3d.tools.augment_layouts import front, written
-from gen3d.tools.augment_picture import contact_sheet
-from gen3d.tools.augment_real import check_real, copy_real, folds
+from gen3d.tools.augment.files import MANIFEST, Row, line, read_lines, read_run, staged, unpacked
+from gen3d.tools.augment.gates import GATES
+from gen3d.tools.augment.layouts import front, written
+from gen3d.tools.augment.picture import contact_sheet
+from gen3d.tools.augment.real import check_real, copy_real, folds
 from gen3d.tools.record import WARNING
 
 TOLD, BLOCK = 20, 2048  # examples in the report; rows of fingerprints that are compared at once

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from gen3d.core.error import UsageError, UserError
-from gen3d.tools.augment_engine import ENGINES, Crew, check_engine
-from gen3d.tools.augment_files import Row, begin, check_run, line, manifest_of, read_row, stage_of, staged
-from gen3d.tools.augment_layouts import LAYOUTS, case_name, check_layout
-from gen3d.tools.augment_maker import Job
-from gen3d.tools.augment_merge import counted, merge
-from gen3d.tools.augment_pair import Wishes
-from gen3d.tools.augment_real import check_real
+from gen3d.tools.augment.engine import ENGINES, Crew, check_engine
+from gen3d.tools.augment.files import Row, begin, check_run, line, manifest_of, read_row, stage_of, staged
+from gen3d.tools.augment.layouts import LAYOUTS, case_name, check_layout
+from gen3d.tools.augment.maker import Job
+from gen3d.tools.augment.merge import counted, merge
+from gen3d.tools.augment.pair import Wishes
+from gen3d.tools.augment.real import check_real
 from gen3d.tools.delivery import forbid_beside
 
 Advance = Callable[[float, str], None]

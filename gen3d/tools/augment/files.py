@@ -15,8 +15,8 @@ import numpy as np
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data.nifti import write
-from gen3d.tools.augment_layouts import image_paths, label_path, sidecars, written
-from gen3d.tools.augment_pair import Pair
+from gen3d.tools.augment.layouts import image_paths, label_path, sidecars, written
+from gen3d.tools.augment.pair import Pair
 from gen3d.tools.record import description, record
 from gen3d.tools.sampling import OpenModel
 
