@@ -26,7 +26,8 @@ from torch import Tensor
 import gen3d
 from gen3d.core.precision import choose_precision, use_precision
 from gen3d.core.randomness import derive
-from gen3d.data.simulated_change import blurred, draw_missing, simulate
+from gen3d.data.blur import blurred
+from gen3d.data.simulated_change import draw_missing, simulate
 from gen3d.data.splits import is_test
 from gen3d.data.studies import find_studies, read_study
 from gen3d.metrics.paired import paired_interval

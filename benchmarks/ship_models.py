@@ -32,6 +32,7 @@ SHIPPED = {  # configuration, and the results file that goes onto the card
     "brain-growth-raters": ("cimd_raters", "brain_growth.md"),
     "hippocampus-segment": ("hippocampus_cimd", "hippocampus_segment.md"),
     "brain-completion": ("completion_brain_small", ""),
+    "hippocampus-pairs": ("augment_hippocampus", "hippocampus_pairs.md"),
     "hippocampus-wdm": ("wdm_hippocampus", "hippocampus_wdm.md"),
     "hippocampus-latent": ("hippocampus_latent", "hippocampus_latent.md"),
     "ct-kernel": ("ct_kernel", "ct_kernels.md"),

@@ -10,6 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from gen3d.core.randomness import Key, derive, generator, normal, seed_of
+from gen3d.data.blur import blurred
 from gen3d.data.warp import sampled, warped, warped_labels
 
 Kind = Literal["atrophy", "growth", "cyclic"]
@@ -170,23 +171,6 @@ def flow(field: Tensor, paths: Tensor) -> Tensor:
     fine = nnf.interpolate(moved, tuple(size), mode="trilinear", align_corners=True)
     whole = torch.stack(torch.meshgrid([torch.arange(float(n)) for n in size], indexing="ij"))
     return whole + fine
-
-
-def blurred(image: Tensor, sigma: float) -> Tensor:
-    """Return (N, 1, X, Y, Z) smoothed by a Gaussian of ``sigma`` voxels, edges repeated."""
-    if not sigma:
-        return image
-    reach = math.ceil(3 * sigma)
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
-    line = line / line.sum()
-    for axis in range(3):
-        if image.shape[2 + axis] == 1:
-            continue
-        kernel = line.view([-1 if a == axis else 1 for a in range(3)])[None, None]
-        pad = [0, 0, 0, 0, 0, 0]
-        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = reach
-        image = nnf.conv3d(nnf.pad(image, pad, mode="replicate"), kernel)
-    return image
 
 
 def noise_level(scan: Tensor) -> float:

@@ -9,8 +9,8 @@ import torch
 from gen3d.core.error import UserError
 from gen3d.core.randomness import Key, derive, normal, uniform
 from gen3d.core.volume import Case, Volume
+from gen3d.data.blur import blurred
 from gen3d.data.nifti import read_labels, without_ending, write
-from gen3d.data.simulated_change import blurred
 from gen3d.data.study import images_in
 
 

@@ -36,6 +36,8 @@ class PairsConfig:
         spacing: Of a new volume, in mm; ``measure`` takes the median of the training set.
         labels: Structures, by their numbers 1, 2, ... in the masks.
         code: How a mask becomes channels, see ``Labels``.
+        blur: Standard deviation in voxels of a Gaussian over drawn codes before labels are read, which takes lone
+            voxels away; 0.5 leaves real masks as they are.
         space: The coordinates that diffuse; "statistics" are each channel's own.
         architecture: WDM's U-Net, its wavelet U-Net, or our compact one.
         network: Its shape: given the noisy coordinates of image and mask and, where ``given`` is above 0, those of a
@@ -63,6 +65,7 @@ class PairsConfig:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     labels: tuple[str, ...] = ("structure",)
     code: Literal["onehot", "bits"] = "bits"
+    blur: float = 0.5
     space: WaveletConfig = WaveletConfig(scale="statistics")
     architecture: Literal["unet", "wavelet_unet", "compact"] = "compact"
     network: UNetConfig = UNetConfig(
@@ -100,8 +103,8 @@ class PairsConfig:
             raise ValueError(f"canvas: {self.canvas} is not a multiple of {2**self.space.levels}")
         if not (0 <= self.given < 1 and 0 <= self.dropped < 1):
             raise ValueError("given and dropped: expected shares from 0 to below 1")
-        if min(self.spacing) <= 0:
-            raise ValueError("spacing: expected numbers above 0")
+        if min(self.spacing) <= 0 or self.blur < 0:
+            raise ValueError("spacing: expected numbers above 0; blur: 0 or above")
         for name in (*self.belongs.values(), *([self.label] if self.label is not None else [])):
             if name not in self.classes:
                 raise ValueError(

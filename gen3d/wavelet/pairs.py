@@ -15,6 +15,7 @@ from gen3d.core.randomness import Key, derive, normal, normal_on, uniform
 from gen3d.core.system import Example, Objective
 from gen3d.core.volume import Prepared, Triple
 from gen3d.core.wrap import Denoise, keep
+from gen3d.data.blur import blurred
 from gen3d.nn.block import Stack
 from gen3d.samplers import guided
 from gen3d.spaces.labels import Labels
@@ -213,7 +214,11 @@ class Pairs(Labelled):
         """Return images on the model's grey scale and, last, whole numbers of labels, (B, C + 1, X, Y, Z) float32."""
         images, voxels = len(self.config.contrasts), self.space.decode(coords, self.config.canvas)
         grey = voxels[:, :images].clamp(*self.config.intensity.to)
-        return torch.cat([grey, self.codes.decode(voxels[:, images:]).float()], dim=1)
+        labels = self.codes.decode(blurred(voxels[:, images:].clamp(-1, 1), self.config.blur))
+        if "given" in example:
+            given = example["given"].view(-1, 1, 1, 1, 1)
+            labels = torch.where(given, example["mask"].to(labels), labels)
+        return torch.cat([grey, labels.float()], dim=1)
 
 
 def untold(condition: Condition) -> Condition:

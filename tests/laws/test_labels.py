@@ -1,10 +1,14 @@
 """Labels as coordinates: there and back exactly, the nearest code wins, probabilities are probabilities."""
 
 import itertools
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
+from gen3d.data.blur import blurred
 from gen3d.spaces.labels import Code, Labels
 
 CASES = [(k, code, scale) for k in (2, 3, 4, 5, 9) for code in ("onehot", "bits") for scale in (1.0, 0.3)]
@@ -78,3 +82,16 @@ def test_what_cannot_be_is_refused() -> None:
         Labels(3, "gray")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="above 0"):
         Labels(3, scale=0)
+
+
+def test_blurred_codes_keep_real_masks_and_lose_lone_voxels(data_folder: Path) -> None:
+    space = Labels(3, "bits")
+    for path in sorted((data_folder / "hippocampus" / "labelsTr").glob("*.nii.gz"))[:20]:
+        mask = torch.from_numpy(np.asarray(nib.load(path).dataobj)).long()[None, None]
+        read = space.decode(blurred(space.encode(mask), 0.5))
+        for label in (1, 2):
+            both = ((read == label) & (mask == label)).sum()
+            assert 2 * both / ((read == label).sum() + (mask == label).sum()) > 0.999
+    lone = torch.zeros(1, 1, 7, 7, 7, dtype=torch.long)
+    lone[..., 3, 3, 3] = 1
+    assert space.decode(blurred(space.encode(lone), 0.5)).sum() == 0

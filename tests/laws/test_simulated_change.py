@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gen3d.data.blur import blurred
 from gen3d.data.simulated_change import (
     YEAR,
     Change,
-    blurred,
     draw_days,
     draw_missing,
     draw_paths,

@@ -11,7 +11,8 @@ from gen3d.core.draws import collate
 from gen3d.core.footprint import blank_example, footprints
 from gen3d.core.training import TrainConfig, Trainer
 from gen3d.core.volume import Prepared, Scale
-from gen3d.data.simulated_change import Change, blurred
+from gen3d.data.blur import blurred
+from gen3d.data.simulated_change import Change
 from gen3d.nn.unet import UNetConfig
 from gen3d.sequence.forecast import Forecast, ForecastConfig
 

@@ -25,6 +25,7 @@ LIMITS_MB = {
     "ct-recon": 2.0,
     "hippocampus-forecast": 2.1,  # 2 MiB
     "hippocampus-latent": 2.1,
+    "hippocampus-pairs": 2.0,
     "hippocampus-wdm": 2.0,
     "mri-recon": 2.0,
 }
@@ -36,6 +37,7 @@ DATASETS = {
     "ct-recon": ("ct",),
     "hippocampus-forecast": ("hippocampus",),
     "hippocampus-latent": ("hippocampus",),
+    "hippocampus-pairs": ("hippocampus",),
     "hippocampus-wdm": ("hippocampus",),
     "mri-recon": ("brats", "ms"),
 }

@@ -93,9 +93,7 @@ class Drawing:
         self.wishes = wishes
         if getattr(self.system, "task", None) != "pairs":
             name = self.system.name
-            raise UserError(
-                f"this {name} model draws no labels; expected one of pairs, as gen3d train augment_hippocampus makes"
-            )
+            raise UserError(f"this {name} model draws no labels; expected one of pairs, such as hippocampus-pairs")
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True  # the same bytes every time
         told = {"label": wishes.label, "spacing": wishes.spacing, "guidance": wishes.guidance}
         self.changes = asked(self.system, size=None, **told)
