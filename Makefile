@@ -1,5 +1,5 @@
 # What a newcomer types. Needs Python 3.11 or newer; everything else is set up in .venv.
-.PHONY: help setup demo test check fix bench bench-gpu clean
+.PHONY: help setup demo test test-report notebooks check fix bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,7 +7,7 @@ BIN := .venv/bin
 TREE := build/typecheck
 BARE := $(CURDIR)/build/bare
 GPU_PYTHON ?= python3
-CODE := gen3d samplers metrics configs tests benchmarks
+CODE := gen3d samplers metrics configs tests benchmarks notebooks
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -27,6 +27,15 @@ demo: setup  ## fill in a hidden contrast of a scan, score it, and leave a pictu
 
 test: check  ## all checks and tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-report: setup  ## drive the report page in headless Chromium, from the system's packages where they can be had
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium; } > /dev/null 2>&1 || true
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt playwright
+	@GEN3D_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/browser
+
+notebooks: setup  ## run all notebooks; each has 90 s on two free cores, and its time is printed
+	@OMP_NUM_THREADS=1 GEN3D_DATA=$(abspath $(or $(GEN3D_DATA),../shared/data)) $(BIN)/python -m pytest \
+		-n 2 --nbmake --nbmake-timeout=300 --durations=0 --durations-min=1 notebooks
 
 check: setup  ## format, lint, import arrows, types
 	@$(BIN)/ruff format --check --quiet $(CODE)

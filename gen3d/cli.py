@@ -1,6 +1,7 @@
 """The command line. Heavy libraries are imported by its commands only, so that help comes at once."""
 
 import ctypes
+import os
 import signal
 import sys
 import traceback
@@ -15,6 +16,7 @@ import typer
 
 from gen3d import __version__
 from gen3d.core.error import UsageError, UserError
+from gen3d.tools.welcome import welcome
 
 if TYPE_CHECKING:
     from gen3d.tools.evaluate.report import Report
@@ -25,6 +27,7 @@ EXTRAS = {
     "SimpleITK": "align",
     "torchmetrics": "metrics",
     "diffusers": "diffusers",
+    "huggingface_hub": "hub",
     "nilearn": "phantom",
     "pydicom": "dicom",
 }
@@ -32,13 +35,39 @@ EXTRAS = {
 app = typer.Typer(
     name="gen3d",
     help="Generate 3D medical images with diffusion models: new scans, and the missing contrasts of a study.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+
+def model_names(incomplete: str) -> list[str]:
+    """Complete the name of a shipped model."""
+    from gen3d.systems import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def config_names(incomplete: str) -> list[str]:
+    """Complete the name of a packaged configuration."""
+    from importlib.resources import files
+
+    names = sorted(path.name.removesuffix(".yaml") for path in files("gen3d.configs").iterdir())
+    return [name for name in names if name.startswith(incomplete) and name.isidentifier() and name != "splits"]
+
+
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder.", show_default=False)]
+Model = Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", autocompletion=model_names)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="A model's folder, shipped name or hub id.", show_default=False, autocompletion=model_names),
+]
+Config = Annotated[
+    str,
+    typer.Argument(
+        help="A YAML file, or the name of a packaged configuration.", show_default=False, autocompletion=config_names
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[str, typer.Option(help="Of the network: auto, fp32, bf16 or fp16.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first: pays in hours of sampling.")]
@@ -69,9 +98,7 @@ def root(
 
 @app.command()
 def train(
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.", show_default=False)
-    ],
+    config: Config,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value ..., such as train.steps=100", show_default=False)
     ] = None,
@@ -95,9 +122,7 @@ def train(
 
 @app.command()
 def plan(
-    config: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.", show_default=False)
-    ],
+    config: Config,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value ..., such as train.batch=4", show_default=False)
     ] = None,
@@ -134,7 +159,7 @@ def synthesize(
             help="Exactly what to write, hidden where it is there: t1c,t2f [what the case lacks].", show_default=False
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "brain-completion",
+    model: Model = "brain-completion",
     mode: Annotated[str, typer.Option(help="mean: the expected image; sample: plausible ones.")] = "mean",
     samples: Annotated[
         int | None, typer.Option(min=1, help="Plausible images to draw [3].", show_default=False)
@@ -337,7 +362,7 @@ def export(
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", show_default=False)],
+    model: Model,
     out: Out,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many scans; of each mask.")] = 1,
     mask: Annotated[
@@ -400,9 +425,11 @@ def augment(
     out: Out,
     model: Annotated[
         str | None,
-        typer.Option(help="A model of pairs: its folder, shipped name or hub id.", show_default=False),
+        typer.Option(
+            help="A model of pairs: its folder, shipped name or hub id.", show_default=False, autocompletion=model_names
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many cases.")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many cases.")] = 1,
     layout: Annotated[str, typer.Option(help="nnunet, msd or bids.")] = "nnunet",
     masks: Annotated[
         Path | None,
@@ -458,9 +485,7 @@ def augment(
         print(in_a_line(join(out), out))
         return
     if model is None:
-        raise UsageError(
-            "Missing option '--model': expected a model of pairs: gen3d train augment_hippocampus makes one"
-        )
+        raise UsageError("Missing option '--model': expected a model of pairs, such as hippocampus-pairs")
     told = None if volumes is None else numbers("--volumes", separated(volumes))
     with progress_bar("augment", 1000) as advance:
         report = run(
@@ -507,7 +532,7 @@ def standardize(
     source_kernel: Annotated[
         str, typer.Option("--from", help="The images' kernel, such as B70; auto: not told.")
     ] = "auto",
-    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "ct-kernel",
+    model: Model = "ct-kernel",
     start: Annotated[
         str | None,
         typer.Option(help="Where the walk begins: flow, noise or source [the model's own].", show_default=False),
@@ -567,7 +592,7 @@ def forecast(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Plausible images, for the spread; 0: the expected one alone.")] = 4,
-    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.")] = "hippocampus-forecast",
+    model: Model = "hippocampus-forecast",
     contrast: Annotated[
         str | None, typer.Option(help="Which scan, where visits hold several: flair.", show_default=False)
     ] = None,
@@ -623,7 +648,7 @@ def segment(
         typer.Option("-i", "--input", help="A scan, a folder of scans or studies, a data set.", show_default=False),
     ],
     out: Out,
-    model: Annotated[str, typer.Option(help="A model's folder, shipped name or hub id.", show_default=False)],
+    model: Model,
     samples: Annotated[int, typer.Option(help="Masks that are drawn; 0: the answer of a single call.")] = 16,
     rater: Annotated[
         int | None, typer.Option(help="Draw as this rater would, from 1 [as any of them].", show_default=False)
@@ -851,7 +876,10 @@ def evaluate_ambiguous(
         int | None, typer.Option(min=1, help="The class to score [masks are 0 and 1].", show_default=False)
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="An earlier results.json, compared case by case.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--baseline", "--reference", help="An earlier results.json, compared case by case.", show_default=False
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -874,14 +902,91 @@ def evaluate_ambiguous(
     )
 
 
-def present(evaluated: "Callable[[Callable[[float, str], None]], Report]", out: Path) -> None:
+@evaluate.command("downstream")
+def evaluate_downstream(
+    real: Annotated[Path, typer.Argument(help="Real cases with masks.", show_default=False)],
+    out: Out,
+    config: Annotated[
+        str, typer.Option(help="Of the generators: a YAML file, or the name of a packaged configuration of pairs.")
+    ] = "augment_hippocampus",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value for it, such as train.steps=2000; may be repeated.", show_default=False),
+    ] = None,
+    cases: Annotated[str, typer.Option(help="Numbers of real patients.")] = "10,50",
+    curve: Annotated[
+        str, typer.Option(help="More numbers, of real cases alone: what arms are worth.", show_default=False)
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="Choices of patients, each with its own training.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of the segmentation network, in every arm.")] = 1000,
+    count: Annotated[int, typer.Option("-n", "--count", help="Synthetic pairs of a set.")] = 100,
+    ratio: Annotated[float, typer.Option(help="Share of synthetic cases where an arm mixes.")] = 0.5,
+    from_masks: Annotated[
+        bool, typer.Option("--from-masks", help="Draw images of the arm's masks, deformed, instead of pairs.")
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model of pairs, an arm of its own; may be repeated.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Test on its test cases in configs/splits.yaml [a fifth of the patients].", show_default=False
+        ),
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Test on this folder.", show_default=False)] = None,
+    part: Annotated[str, typer.Option(help="i/n: a share of the work, for several processes.")] = "1/1",
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Do synthetic pairs help? The same small segmentation network with and without them, on unseen real cases."""
+    from gen3d.tools.evaluate.downstream import Comparison
+    from gen3d.tools.evaluate.downstream import evaluate_downstream as run
+
+    asked = Comparison(
+        real,
+        config,
+        tuple(set_ or ()),
+        counts("--cases", cases),
+        counts("--curve", curve),
+        seeds,
+        steps,
+        count,
+        ratio,
+        from_masks,
+        tuple(model or ()),
+        dataset,
+        test,
+    )
+    each = parsed_part(part)
+    present(lambda advance: run(asked, out, part=each, device=device, dry_run=dry_run, advance=advance), out)
+
+
+def counts(option: str, words: str) -> tuple[int, ...]:
+    """Return whole numbers with commas between them.
+
+    Raises:
+        UsageError: One is none.
+    """
+    try:
+        return tuple(map(int, separated([words])))
+    except ValueError:
+        raise UsageError(f"{option} {words}: expected whole numbers, such as 10,50") from None
+
+
+def present(evaluated: "Callable[[Callable[[float, str], None]], Report | str]", out: Path) -> None:
     """Evaluate with a progress bar, write the report into its folder, then print it."""
     from gen3d.tools.evaluate.report import RESULTS, SUMMARY, deliver, show
     from gen3d.tools.progress import progress_bar
 
     with progress_bar("evaluate", 100) as advance:
         report = evaluated(lambda share, words: advance(int(100 * share), words))
-        deliver(report, out)
+        if not isinstance(report, str):
+            deliver(report, out)
+    if isinstance(report, str):
+        print(report)
+        return
     show(report)
     print(f"{out / RESULTS}\n{out / SUMMARY}")
 
@@ -898,7 +1003,12 @@ def reconstruct(
         float, typer.Option(help="Standard deviation of the noise in units of the data's root mean square.")
     ] = 0.005,
     model: Annotated[
-        str | None, typer.Option(help="A model's folder, shipped name or hub id [the task's].", show_default=False)
+        str | None,
+        typer.Option(
+            help="A model's folder, shipped name or hub id [the task's].",
+            show_default=False,
+            autocompletion=model_names,
+        ),
     ] = None,
     mode: Annotated[str, typer.Option(help="mean: the expected image; sample: a plausible one.")] = "mean",
     seed: Seed = 0,
@@ -928,6 +1038,42 @@ def reconstruct(
             note=note,
         )
     for line in table_lines(rows, acquisition):
+        print(line)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What any tool was given by -o.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The page [FOLDER/report.html].", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "-i", "--input", help="What the tool was given by -i, to show beside its results.", show_default=False
+        ),
+    ] = None,
+    cases: Annotated[int, typer.Option(help="How many cases are shown, the worst first.")] = 6,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Write a PNG of each case shown too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show what any tool wrote on one HTML page: slices, 3D, scores, provenance; it needs no network."""
+    from gen3d.tools.progress import progress_bar
+    from gen3d.tools.report.report import report as run
+
+    with progress_bar("report", 100) as advance:
+        made = run(
+            folder,
+            out,
+            source=source,
+            count=cases,
+            sheet=sheet,
+            dry_run=dry_run,
+            advance=lambda share, words: advance(int(100 * share), words),
+            note=note,
+        )
+    for line in made.lines(dry_run=dry_run):
         print(line)
 
 
@@ -971,9 +1117,50 @@ def import_(
 
 
 @app.command()
+def push(
+    model: ModelArgument,
+    to: Annotated[str, typer.Argument(help="A folder, or hub:OWNER/NAME.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see a repository that is made.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Copy a saved model, checked and whole, to a folder or to the Hugging Face hub."""
+    from gen3d.interop.hub import push as run
+
+    print(run(model, to, public=public))
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="hub:OWNER/NAME, or a folder.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Where to [the hub's cache: --model OWNER/NAME finds it].", show_default=False
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Fetch a saved model from the Hugging Face hub or a folder, and check its SHA-256s; no code is ever fetched."""
+    from gen3d.interop.hub import pull as run
+
+    print(str(run(source, out)))
+
+
+@app.command()
+def bundle(model: ModelArgument, out: Out, debug: Debug = False) -> None:
+    """Write a saved model as a MONAI bundle, which runs gen3d."""
+    from gen3d.interop.bundle import write_bundle
+
+    print(str(write_bundle(model, out)))
+
+
+@app.command()
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A model's folder, shipped name or hub id.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A model's folder, shipped name or hub id.", show_default=False, autocompletion=model_names
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -981,6 +1168,26 @@ def info(
     from gen3d.tools.info import show_environment, show_model
 
     show_environment() if model is None else show_model(model)
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Look at this model, not at those in the box: a folder, shipped name or hub id.",
+            show_default=False,
+            autocompletion=model_names,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether this installation, the device and the models are sound, and how to mend what is not."""
+    from gen3d.tools.doctor import doctor as run
+
+    if not run(model, as_json=as_json):
+        raise typer.Exit(1)
 
 
 def separated(names: Sequence[str]) -> list[str]:
@@ -1011,7 +1218,10 @@ def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
     debug = "--debug" in arguments
     status: object = 0
     try:
-        status = command(completed(arguments) or ["--help"], prog_name="gen3d", standalone_mode=False)
+        if command is app and not arguments and "_GEN3D_COMPLETE" not in os.environ:
+            print(welcome({name: each.get_short_help_str(200) for name, each in commands().items()}))
+            return 0
+        status = command(completed(arguments), prog_name="gen3d", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except typer.Exit as stop:
@@ -1021,6 +1231,11 @@ def run(arguments: Sequence[str], command: Callable[..., Any] = app) -> int:
     if status == 130:  # some versions of typer turn an interrupt into this
         return told("interrupted; nothing half written is left", 130, debug=debug)
     return status if isinstance(status, int) else 0
+
+
+def commands() -> dict[str, Any]:
+    """Return all commands by name."""
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def completed(arguments: Sequence[str]) -> list[str]:

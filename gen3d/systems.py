@@ -2,9 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gen3d.core.error import UsageError, UserError, nearest
-from gen3d.core.system import System
+
+if TYPE_CHECKING:  # or a shell that completes a model's name would wait for torch
+    from gen3d.core.system import System
 
 SYSTEMS = {
     "wdm": "gen3d.wavelet.wdm:WDM",
@@ -28,7 +31,7 @@ SYSTEMS = {
 }
 
 
-def system_class(name: str) -> type[System]:
+def system_class(name: str) -> "type[System]":
     """Return the class of a published system, imported when asked for.
 
     Raises:
@@ -83,7 +86,7 @@ def find_in_hub_cache(name: str) -> Path | None:
     return folder if (folder / "model_index.json").is_file() else None
 
 
-def load(name: str | Path) -> System:
+def load(name: str | Path) -> "System":
     """Load a saved model by folder, shipped name or hub id, ready to sample, on the CPU; runs no code from the folder.
 
     Args:

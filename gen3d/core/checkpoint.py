@@ -111,6 +111,7 @@ def save_model(system: System, folder: Path, *, dtype: torch.dtype | None = None
             **({"scheduler": ["diffusers", scheduler["_class_name"]]} if scheduler else {}),
             "config": {key: value for key, value in config.items() if key not in system.components},
             "provenance": system.provenance,
+            "sha256": checksums(temporary),
         }
         write_json(temporary / INDEX, index)
         if card is not None:
@@ -176,6 +177,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not readable as safetensors ({error}); the saved model is damaged") from None
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each weight file in a folder, by its path there; what the index records."""
+    files = sorted(Path(folder).rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def check_files(folder: Path) -> None:
+    """Check that a saved model's weights are those that its index records.
+
+    Raises:
+        UserError: One is missing or has another SHA-256.
+    """
+    written, there = read_index(folder).get("sha256", {}), checksums(folder)
+    if odd := sorted(path for path in written if there.get(path) != written[path]):
+        what = "is not what was written" if odd[0] in there else "is missing"
+        raise UserError(f"{folder / odd[0]}: {what}, by its SHA-256; the saved model is damaged")
 
 
 def weights_sha256(folder: Path) -> str:

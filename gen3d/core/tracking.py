@@ -13,8 +13,8 @@ class Report(dict[str, float]):
     """One line of the log.
 
     ``step``, ``seconds`` on the clock, ``cpu_seconds`` summed over the training processes, workers that
-    prepare examples included, ``lr``, the mean of each ``objective/term`` over all items since the line before, and
-    after a validation ``validation/objective/term``.
+    prepare examples included, ``lr``, the mean of each ``objective/term`` over all items since the line before, after
+    a validation ``validation/objective/term``, and with a picture ``quality/score``.
     """
 
 
@@ -45,10 +45,11 @@ class Tracker:
                 import wandb
             except ImportError:
                 raise UserError("train.wandb: wandb is not installed; pip install 'gen3d[wandb]'") from None
+            self.wandb_image = wandb.Image
             self.wandb = wandb.init(project="gen3d", name=run.name, dir=run, mode=mode, config=config, resume="allow")
 
-    def write(self, report: Report) -> None:
-        """Add one line."""
+    def write(self, report: Report, picture: Path | None = None) -> None:
+        """Add one line, and to wandb a picture."""
         try:
             with open(self.path, "a") as stream:
                 stream.write(json.dumps(report) + "\n")
@@ -57,7 +58,8 @@ class Tracker:
                 f"{self.path}: can't be written ({error.strerror}); the last checkpoint is untouched"
             ) from None
         if self.wandb:
-            self.wandb.log(dict(report), step=int(report["step"]))
+            shown = {"samples": self.wandb_image(str(picture))} if picture else {}
+            self.wandb.log({**report, **shown}, step=int(report["step"]))
 
     def close(self) -> None:
         """End the tracking."""

@@ -67,6 +67,8 @@ class TrainConfig:
         validation_items: Items of a validation, the same ones every time.
         validation_levels: Noise levels at which a validation also tells the loss, and that of as many items of the
             training cases: where the two part, a model memorises. ``.inf`` is the expected image.
+        sample_every: Steps between pictures of what the averaged weights make, with scores of it; the last step always
+            has one. 0 for none.
         patience: Validations no better than the best one after which training stops; the best weights are then what is
             saved, those before the first step included. 0 trains to the last step.
         workers: Threads that prepare examples ahead, for each process that trains; 0 prepares each when it is needed.
@@ -94,6 +96,7 @@ class TrainConfig:
     validate_every: int = 0
     validation_items: int = 32
     validation_levels: tuple[float, ...] = ()
+    sample_every: int = 0
     patience: int = 0
     workers: int = 0
     seed: int = 0
@@ -208,6 +211,8 @@ class Trainer:
         validation: Cases that are not trained on; validation draws from them alike.
         seen: Cases that are trained on and watched beside them, see ``validation_levels``; by default all.
         card: Returns the model card's text when training is done.
+        show: Given the step, draws a picture with the weights of the moment and returns scores by name and its path, or
+            None; see ``sample_every``.
 
     Raises:
         UserError: There are no cases, or the folder's checkpoint belongs to another configuration.
@@ -227,10 +232,11 @@ class Trainer:
         validation: Sequence[Prepared] = (),
         seen: Sequence[Prepared] = (),
         card: Callable[[System], str] | None = None,
+        show: Callable[[int], tuple[dict[str, float], Path] | None] | None = None,
     ) -> None:
         if not cases:
             raise UserError("training: no cases left to train on; expected at least one")
-        self.system, self.config, self.run, self.card = system, config, Path(run), card
+        self.system, self.config, self.run, self.card, self.show = system, config, Path(run), card, show
         self.device = torch.device(device)
         self.share, self.size = shared(config.batch * config.accumulate, config.batch)
         key = partial(training_key, config.seed, config.batch * config.accumulate)
@@ -248,6 +254,8 @@ class Trainer:
         system.requires_grad_(False)
         if config.shard and config.patience:
             raise UsageError("train.patience: no early stop with train.shard yet; use train.patience=0")
+        if config.shard and config.sample_every:
+            raise UsageError("train.sample_every: no pictures with train.shard yet; use train.sample_every=0")
         if config.shard:
             shard(system, self.device, config.validation_items if config.validate_every else 0)
         self.optimizations = [Optimization(o, config, self.precision.dtype) for o in system.objectives()]
@@ -303,7 +311,7 @@ class Trainer:
         """Return what must not change between a checkpoint and its resumption."""
         free = (
             *("checkpoint_every", "log_every", "validate_every", "validation_items", "validation_levels"),
-            *("workers", "wandb"),
+            *("workers", "wandb", "sample_every"),
             *("compile", "recompute"),
         )
         train = {key: value for key, value in to_tree(self.config).items() if key not in free}
@@ -390,19 +398,22 @@ class Trainer:
             for name, term in self.update(batches).items():
                 sums.setdefault(name, []).append(term)
             self.step += 1
-            validated, logged, saved = (
-                self.due(getattr(self.config, f"{k}_every")) for k in ("validate", "log", "checkpoint")
+            validated, logged, saved, sampled = (
+                self.due(getattr(self.config, f"{k}_every")) for k in ("validate", "log", "checkpoint", "sample")
             )
-            if not (validated or logged or saved):
+            if not (validated or logged or saved or sampled):
                 continue
             validation = self.validate() if validated else {}
+            picture: Path | None = None
+            if sampled and (made := self.sample()):
+                validation, picture = validation | made[0], made[1]
             saved = saved or self.stopped
             self.seconds = time.monotonic() - wall
             self.cpu_seconds = spent + total([time.process_time() - cpu])[0]
-            if logged or validated:
+            if logged or validated or sampled:
                 report, sums = self.report(sums, validation), {}
                 if tracker:
-                    tracker.write(report)
+                    tracker.write(report, picture)
                 yield report
             if saved:
                 self.save()
@@ -442,6 +453,13 @@ class Trainer:
             if self.early and self.early.take(self.step, losses) and is_main():
                 save_state({"system": self.system.state_dict()}, self.run / BEST)
         return found
+
+    def sample(self) -> tuple[dict[str, float], Path] | None:
+        """Return the scores and the picture of what the averaged weights make; the first process alone draws."""
+        if self.show is None or not is_main():
+            return None
+        with self.averaged():
+            return self.show(self.step)
 
     def report(self, sums: dict[str, list[Tensor]], validation: dict[str, float]) -> Report:
         """Return the line of the log for the steps since the last one."""

@@ -18,6 +18,7 @@ from gen3d.tools.led import Led, find_masks, read_led
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import description, patients, record, sidecar, write_record
 from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, open_model, to_device
+from gen3d.tools.scans import thousandths
 
 SHEET, SHOWN = "contact-sheet.png", 8
 LABELS = "labels"  # what the mask of a pair is called in files
@@ -258,8 +259,7 @@ def make(
             if facts["contrast"] == LABELS:
                 scaled = image.astype(np.uint8)
             else:
-                low, high = system.window(str(facts["contrast"]))
-                scaled = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
+                scaled = thousandths(image, system.window(str(facts["contrast"])))
             volume = on_grid(scaled, system, example)
             write(volume, folder / path.name, description=description(model, str(facts["contrast"])))
             write_record(folder / path.name, model, facts)

@@ -1,5 +1,6 @@
 """Progress bars on standard error, quiet when it is no terminal."""
 
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ def shown_progress(what: str, count: int) -> AbstractContextManager[Callable[[in
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Show a bar with time left; yields a function that takes how many are done and a few words.
+    """Show a bar with time left and memory; yields a function that takes how many are done and a few words.
 
     Args:
         what: What is being done.
@@ -53,7 +54,16 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
     above = sys.stdout.isatty()  # elsewhere results must reach standard output itself
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
         task = progress.add_task(what, total=total, words="")
-        yield lambda done, words: progress.update(task, completed=done, words=words)
+        yield lambda done, words: progress.update(task, completed=done, words=f"{memory()} {words}")
+
+
+def memory() -> str:
+    """Return the most memory that this process has taken, of the GPU where it uses one, such as "1.8 GB"."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{taken * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB"
 
 
 class TimeLeft:

@@ -1,6 +1,6 @@
 """How far to trust a model on a case without knowing the truth: what is there is hidden and made from the rest."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,16 @@ def reliability(
     Returns:
         One entry for each contrast that the model can make from the others that are there.
     """
+    return {name: hidden for name, _, _, hidden in hidden_in_turn(system, example, advance)}
+
+
+def hidden_in_turn(
+    system: System, example: Example, advance: Callable[[int, str], None] = lambda done, name: None
+) -> Iterator[tuple[str, Tensor, Tensor, Hidden]]:
+    """Yield each contrast that can be made from the others: its name, as made and as it is, (X, Y, Z), and a score."""
     names, prepared, present = system.config.contrasts, example["prepared"], example["present"]
     given = [i for i, there in enumerate(prepared.present) if there]
     inside = foreground(example)
-    found = {}
     for done, channel in enumerate(given):
         others = [names[i] for i in given if i != channel]
         try:
@@ -62,10 +68,9 @@ def reliability(
         left[:, channel] = False
         asked = {**example, "present": left, "target": ~left}
         made = system.finish(expected(system, asked, system.condition(asked)), asked)[0, channel]
-        scale = prepared.scales[channel]
+        true, scale = example["voxels"][0, channel], prepared.scales[channel]
         width = (scale.high - scale.low) * scale.gain if scale else 1.0
-        found[names[channel]] = compared(made[inside], example["voxels"][0, channel][inside], width)
-    return found
+        yield names[channel], made, true, compared(made[inside], true[inside], width)
 
 
 @torch.inference_mode()

@@ -116,9 +116,8 @@ class Scans:
 
     def native(self, contrast: str, image: np.ndarray) -> np.ndarray:
         """Bring an image from the model's grid and scale to the file's, float32, 0 outside the foreground."""
-        low, high = self.model.system.window(contrast)
         if self.scale is None or self.request.like is None:
-            voxels = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
+            voxels = thousandths(image, self.model.system.window(contrast))
         else:
             voxels = on_scale(image, self.scale, self.request.like)
         return np.where(self.mask, self.placement.place(voxels), np.float32(0))
@@ -202,6 +201,13 @@ class Scans:
             focus[max(self.regions.values(), key=lambda region: region.std_percent).voxel] = True
             footer += " Ring: where the samples differ most."
         draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask, focus)
+
+
+def thousandths(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Bring an image from the model's scale to 0 ... 1000 over its window, float32; what is brighter stays so."""
+    low, high = window
+    scaled: np.ndarray = np.maximum((image - np.float32(low)) * np.float32(1000 / (high - low)), 0)
+    return scaled
 
 
 def on_scale(image: np.ndarray, scale: Scale, like: Volume) -> np.ndarray:

@@ -27,6 +27,7 @@ from gen3d.tools.held_out import Comparison, compare
 from gen3d.tools.progress import say, shown_progress
 from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, Phantoms, gather, keep_out, keep_out_of_archive
+from gen3d.tools.training_samples import shown
 from gen3d.tools.volume_spread import write_spread
 
 FINE_TUNING: dict[str, Any] = {
@@ -155,6 +156,7 @@ def run_training(
             validation=validation,
             seen=real,
             card=card,
+            show=shown(system, (validation or cases)[0], run, seed=experiment.train.seed, device=own),
         )
         say(summary(experiment, system, cases, trainer, run))
         if dry_run:
@@ -181,11 +183,16 @@ def run_training(
 
 def train(trainer: Trainer) -> None:
     """Train with a progress bar, and say what the validations show."""
-    memorising = ""
+    memorising, items = "", trainer.config.batch * trainer.config.accumulate
+    step, since = 0.0, 0.0
     with shown_progress("training", trainer.config.steps) as advance:
         for report in trainer.train():
             losses = {name.rpartition("/")[2]: value for name, value in report.items() if name.count("/") == 1}
-            advance(int(report["step"]), " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+            spent = report["seconds"] - since
+            pace = f"{(report['step'] - step) * items / spent:.2f} items/s " if since and spent > 0 else ""
+            step, since = report["step"], report["seconds"]
+            words = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            advance(int(report["step"]), f"{pace}{words}")
             if trainer.early and not memorising and (memorising := trainer.early.memorising()):
                 say(f"step {report['step']}: {memorising}")
     if trainer.early:

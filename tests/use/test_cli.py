@@ -1,5 +1,6 @@
 """The command line itself: fast help, exit codes, one line for whatever goes wrong."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -41,9 +42,42 @@ def test_version(gen3d: Run) -> None:
     assert gen3d("--version") == (0, f"gen3d {package.__version__}\n", "")
 
 
-def test_without_arguments_it_helps(gen3d: Run) -> None:
-    status, said, _ = gen3d()
-    assert (status, said.startswith("Usage: gen3d")) == (0, True)
+def test_alone_it_says_what_it_can_do_and_what_to_try_first(gen3d: Run) -> None:
+    status, said, told = gen3d()
+    assert (status, told) == (0, "")
+    assert said.startswith(f"gen3d {package.__version__}: ")
+    assert said.index("gen3d generate --model hippocampus-wdm") < said.index("Make images")
+    assert "More:" not in said  # every command has its group
+    for name, command in cli.commands().items():
+        assert f"\n  {name} " in said
+        assert command.get_short_help_str(200) in said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_options_models_and_configurations(shell: str) -> None:
+    def offered(line: str) -> str:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}  # of bash
+        asked = {"_GEN3D_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line, **words}
+        environment = {**os.environ, **asked, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        return subprocess.run(
+            [sys.executable, "-m", "gen3d.cli"], capture_output=True, text=True, check=False, env=environment
+        ).stdout
+
+    assert "synthesize" in offered("gen3d syn")
+    assert "--samples" in offered("gen3d segment --sam")
+    models = offered("gen3d generate --model hippocampus-w")
+    assert "hippocampus-wdm" in models
+    assert "brain-completion" not in models
+    assert "completion_brats" in offered("gen3d train completion_br")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(shell: str) -> None:
+    environment = {**os.environ, "_GEN3D_COMPLETE": f"source_{shell}"}
+    said = subprocess.run(
+        [sys.executable, "-m", "gen3d.cli"], capture_output=True, text=True, check=True, env=environment
+    ).stdout
+    assert f"_GEN3D_COMPLETE=complete_{shell}" in said
 
 
 @pytest.mark.parametrize(
