@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # 27 s on one core
+
 EVERY_MODULE = """
 import importlib, pkgutil, sys
 import gen3d
