@@ -218,7 +218,7 @@ def test_parts_are_merged_only_when_all_are_there(gen3d: Run, model: Path, made:
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        (["-n", 0], 2, "-n 0: expected at least 1"),
+        (["-n", 0], 2, "'-n' / '--count': Input should be greater than or equal to 1"),
         (["-n", 3, "--part", "5/4"], 2, "--part '5/4': expected i/n"),
         (["-n", 3, "--attempts", 0], 2, "--attempts 0: expected at least 1"),
         (["-n", 3, "--layout", "nnunett"], 2, "did you mean 'nnunet'?"),
