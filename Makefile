@@ -1,25 +1,28 @@
 # What a newcomer types. Needs Python 3.11 or newer; everything else is set up in .venv.
-.PHONY: help setup demo test test-report notebooks check fix bench bench-gpu clean
+.PHONY: help setup demo test test-report notebooks check fix api bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+GO_ON := "ready; go on with: source .venv/bin/activate, then gen3d"
 TREE := build/typecheck
 BARE := $(CURDIR)/build/bare
 GPU_PYTHON ?= python3
-CODE := gen3d samplers metrics configs tests benchmarks notebooks
+CODE := gen3d samplers metrics configs tests benchmarks notebooks docs/reference.py
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: .venv/.ready  ## a virtual environment with gen3d (editable) and all that its tests need
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo $(GO_ON),:)
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gen3d needs Python 3.11 or newer: make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing (torch is large: some minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt setuptools
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@echo "installing into .venv: 2 to 10 minutes the first time, since torch is large; a dot every 5 s"
+	@(while sleep 5 && kill -0 $$$$ 2> /dev/null; do printf .; done) & \
+		$(PIP) setuptools && $(PIP) --no-build-isolation --editable '.[dev]' && echo " done"
 	@touch $@
 
 demo: setup  ## fill in a hidden contrast of a scan, score it, and leave a picture
@@ -41,12 +44,15 @@ check: setup  ## format, lint, import arrows, types
 	@$(BIN)/ruff format --check --quiet $(CODE)
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/python -m pytest --quiet tests/laws/test_imports.py
-	@rm -rf build && $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --target $(TREE) .
+	@rm -rf build/lib build/bdist* $(TREE) && $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --target $(TREE) .
 	@cd $(TREE) && $(CURDIR)/$(BIN)/python -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gen3d
 
 fix: setup  ## mend format and what the linter can
 	@$(BIN)/ruff format --quiet $(CODE)
 	@$(BIN)/ruff check --quiet --fix $(CODE)
+
+api: setup  ## the API reference from the docstrings, in build/api/index.html
+	@rm -rf build/api && $(BIN)/python docs/reference.py build/api
 
 bench: setup  ## times and memory on this CPU, as tables
 	@$(BIN)/python -m benchmarks && $(BIN)/python -m benchmarks.networks --device cpu

@@ -1,8 +1,15 @@
-"""Metrics of synthetic images and masks. They know torch and numpy and nothing of gen3d; README.md says which is where.
+"""Metrics of synthetic images and masks.
 
-A new one is one function in a file of its own and one line here. ``gen3d.metrics.running`` (torchmetrics' classes, for
-training loops) is imported by itself.
+They know torch and numpy and nothing of gen3d; README.md says which is where.
+
+A new one is one function in a file of its own. ``NAME(true, fake, where)`` in ``NAME.py`` is found here and becomes a
+column of ``gen3d evaluate pairs``; ``gen3d.metrics.running`` (torchmetrics' classes, for training loops) is imported by
+itself.
 """
+
+from importlib import import_module
+from inspect import isfunction, signature
+from pkgutil import iter_modules
 
 from .agreement import Agreement, segmentation_agreement
 from .ambiguous import (
@@ -26,7 +33,7 @@ from .longitudinal import ForecastSkill, VolumeChange, forecast_skill, skill, vo
 from .manifold import Manifold, manifold
 from .matching import matched_iou, maximum_dice_matching
 from .ms_ssim import MeanPairwise, kernel_for, mean_pairwise_ms_ssim, ms_ssim
-from .pairs import PairRow, nrmse, pair_rows
+from .pairs import PairMetric, PairRow, nrmse, pair_rows
 from .radiomic_frechet import normalised, radiomic_frechet
 from .radiomics import feature_names, radiomic_features
 from .raters import leave_one_out, majority, majority_of_others, single_rater
@@ -34,7 +41,16 @@ from .resampling import Interval, SameSize, bootstrap, same_size, small_sample_w
 from .segmentation import SegmentationScore, segmentation_scores
 from .ssim import mean_ssim
 
+_names = [file.name for file in iter_modules(__path__) if file.name != "running"]
+_named = {name: getattr(import_module(f"{__name__}.{name}"), name, None) for name in _names}
+PAIR_METRICS: dict[str, PairMetric] = {
+    name: metric
+    for name, metric in _named.items()
+    if isfunction(metric) and list(signature(metric).parameters) == ["true", "fake", "where"]
+}
+
 __all__ = [
+    "PAIR_METRICS",
     "Agreement",
     "AmbiguousScores",
     "Calibration",
@@ -47,6 +63,7 @@ __all__ = [
     "Manifold",
     "MeanPairwise",
     "Moments",
+    "PairMetric",
     "PairRow",
     "Quadratic",
     "QuadraticFit",

@@ -1,4 +1,4 @@
-"""Does a fixed segmentation network see the same in a synthetic image as in the real one?"""
+"""Whether a fixed segmentation network sees the same in a synthetic image as in the real one."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -19,7 +19,7 @@ def unit_window(voxels: Tensor) -> Tensor:
 def quadratic_features(given: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the features of each voxel where the first contrast is above 0, one column at a time, (voxels,).
 
-    In this order: the n contrasts, their 3x3x3 means, their n (n + 1) / 2 products, and 1.
+    In this order: the n contrasts, (X, Y, Z) each, their 3x3x3 means, their n (n + 1) / 2 products, and 1.
     """
     brain = given[0] > 0
     columns = [v[brain] for v in given]

@@ -1,4 +1,4 @@
-"""Is a synthetic image as sharp as the true one?"""
+"""Whether a synthetic image is as sharp as the true one."""
 
 import torch
 from torch import Tensor

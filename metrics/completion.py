@@ -104,15 +104,18 @@ def match_scale(voxels: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, shares: Sequence[float]) -> list[float]:
-    """Return linearly interpolated quantiles of any number of values (torch.quantile stops at 16 million)."""
+    """Return linearly interpolated quantiles of any number of values, any shape; torch.quantile stops at 16 million."""
     return [float(q) for q in np.quantile(values.detach().double().cpu().numpy(), shares)]
 
 
 def window(voxels: Tensor, low: float, high: float) -> Tensor:
-    """Clip to [low, high] and scale to [0, 1]."""
+    """Clip voxels of any shape to [low, high] and scale to [0, 1]."""
     return (voxels.clamp(low, high) - low) / max(high - low, 1e-12)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Return the peak signal-to-noise ratio for a range of 1, in dB, at most 120."""
+    r"""Return the peak signal-to-noise ratio of two images of range 1 and any shape, in dB, at most 120.
+
+    $-10 \log_{10}(E + 10^{-12})$ with the mean squared error $E$.
+    """
     return float(-10 * torch.log10((a - b).square().mean() + 1e-12))

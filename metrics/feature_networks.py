@@ -71,7 +71,13 @@ class RandomNetwork(nn.Module):
 
 
 def read_script(path: Path) -> nn.Module:
-    """Read a TorchScript network, which runs no Python. Its loader is deprecated, but torch.export's is unsafe."""
+    """Read a TorchScript network, which runs no Python.
+
+    Its loader is deprecated, but torch.export's is unsafe.
+
+    Raises:
+        ValueError: The file is no TorchScript.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -6,8 +6,8 @@ and vanishes among the voxels of the air. Hence, here, no image is ever windowed
 both, and each figure is taken over the brain or body, the lesion and the healthy tissue apart, the volume last.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,6 +20,9 @@ from .ssim import bounding_box, ssim_map
 
 Units = Literal["arbitrary", "HU"]
 Norm = Literal["range", "mean", "euclidean", "std"]
+PairMetric = Callable[[Tensor, Tensor, Tensor], float | None]
+"""(true, fake, where) -> figure: images of range 1 and a region, (X, Y, Z); None where it means nothing."""
+
 HU_WINDOW = (-1000.0, 1000.0)
 AIR_HU = -500.0
 FIXED, MATCHED = "fixed window", "scale matched"
@@ -28,7 +31,9 @@ SAME_SCALE = 1e-9  # of the window: an image that the match moves by less keeps 
 
 @dataclass(frozen=True)
 class PairRow:
-    """Figures of one region under one normalisation. Both images are clipped to [low, high], which becomes [0, 1].
+    """Figures of one region under one normalisation.
+
+    Both images are clipped to [low, high], which becomes [0, 1].
 
     Attributes:
         region: Its name.
@@ -50,6 +55,7 @@ class PairRow:
         mae: Mean absolute error.
         rmse: Root mean squared error.
         blur: See ``blur_index``; None where the true image has no detail in the region.
+        more: Figures of further metrics, by name.
     """
 
     region: str
@@ -70,6 +76,7 @@ class PairRow:
     mae: float
     rmse: float
     blur: float | None
+    more: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def pair_rows(
@@ -80,6 +87,7 @@ def pair_rows(
     units: Units = "arbitrary",
     body: Tensor | None = None,
     window: tuple[float, float] | None = None,
+    more: Mapping[str, PairMetric] | None = None,
 ) -> list[PairRow]:
     """Score a synthetic image against the true one in each region, first as it is, then on the true one's scale.
 
@@ -94,6 +102,7 @@ def pair_rows(
             synthetic image stays as it is.
         window: Intensities that become 0 and 1; by default the true image's 0.1 and 99.9 percentile over the whole
             volume, and -1000 and 1000 for HU.
+        more: Further metrics by name, such as ``gen3d.metrics.PAIR_METRICS``, asked about the windowed images.
 
     Returns:
         Two rows for each region, "fixed window" before "scale matched", regions in their order.
@@ -114,12 +123,12 @@ def pair_rows(
         inside = torch.ones_like(inside)
     fit = fit_scale(a[inside], b[inside])
     on_scale = torch.where(inside, fit.apply(b), b)
-    fixed = _Compared(FIXED, Rescaling(1.0, 0.0, 0.0), a, b, (low, high))
+    fixed = _Compared(FIXED, Rescaling(1.0, 0.0, 0.0), a, b, (low, high), more or {})
     rows = [fixed.row(name, where, units) for name, where in there.items()]
     if torch.allclose(on_scale, b, rtol=0, atol=SAME_SCALE * (high - low)):
         others = [replace(row, normalisation=MATCHED, gain=fit.gain, offset=fit.offset) for row in rows]
     else:
-        matched = _Compared(MATCHED, fit, a, on_scale, (low, high))
+        matched = _Compared(MATCHED, fit, a, on_scale, (low, high), more or {})
         others = [matched.row(name, where, units) for name, where in there.items()]
     return [row for both in zip(rows, others, strict=True) for row in both]
 
@@ -232,8 +241,16 @@ class _MsSsim(NamedTuple):
 class _Compared:
     """Two images in one window, and what several regions share."""
 
-    def __init__(self, name: str, fit: Rescaling, true: Tensor, fake: Tensor, limits: tuple[float, float]) -> None:
-        self.name, self.fit = name, fit
+    def __init__(
+        self,
+        name: str,
+        fit: Rescaling,
+        true: Tensor,
+        fake: Tensor,
+        limits: tuple[float, float],
+        more: Mapping[str, PairMetric],
+    ) -> None:
+        self.name, self.fit, self.more = name, fit, more
         self.low, self.high = limits
         self.a, self.b = window(true, self.low, self.high), window(fake, self.low, self.high)
         self.ssim = ssim_map(self.a, self.b)
@@ -264,6 +281,7 @@ class _Compared:
             mae=float(error.mean()) * unit,
             rmse=rmse * unit,
             blur=blur_index(self.a, self.b, where),
+            more={name: metric(self.a, self.b, where) for name, metric in self.more.items()},
         )
 
     def multi_scale(self, box: tuple[slice, ...]) -> _MsSsim:

@@ -73,6 +73,11 @@ def normalised(real: Tensor, fake: Tensor, convention: Convention) -> tuple[Tens
 
 
 def by_real_set(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop images with NaN, scale by the real set's mean and deviation, and drop features that are not finite then.
+
+    Raises:
+        ValueError: Fewer than two images of a set or no feature are left.
+    """
     real, fake = (side[~np.isnan(side).any(1)].astype(np.float32) for side in (real, fake))
     if len(real) < 2 or len(fake) < 2:
         raise ValueError(
@@ -88,6 +93,7 @@ def by_real_set(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def by_joint_range(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring each feature to [0, V0_RANGE] by its range over both sets; constant ones and NaN become the middle."""
     both = np.concatenate([real, fake])
     low, high = np.fmin.reduce(both), np.fmax.reduce(both)  # not the NaN
     scaled = np.where(high > low, (both - low) / (high - low) * V0_RANGE, V0_RANGE / 2)
@@ -96,6 +102,7 @@ def by_joint_range(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def as_they_are(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sets unchanged."""
     return real, fake
 
 

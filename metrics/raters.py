@@ -59,7 +59,7 @@ def leave_one_out(
     spread: Spread = "pixel",
     insight: Insight = "printed",
 ) -> AmbiguousScores:
-    r"""Score raters against raters: what a model would get that draws as the experts do. The ceiling.
+    r"""Score raters against raters: what a model would get that draws as the experts do, the ceiling.
 
     - GED: what n further draws from the same experts expect against these m, $(1/n + 1/m) \delta$, with $\delta$ the
       mean distance of two distinct raters; corrected: 0, by its definition.

@@ -48,7 +48,11 @@ def two_sets(a: Tensor, b: Tensor, *, least: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def same_size(statistic: Statistic, real: Tensor, fake: Tensor, *, splits: int = 10, seed: int = 0) -> SameSize:
-    """Measure one statistic of two sets at equal size; see ``same_sizes``."""
+    """Measure one statistic of two sets at equal size, (N, ...) and (M, ...); see ``same_sizes``.
+
+    Raises:
+        ValueError: As there.
+    """
     return same_sizes(lambda a, b: (statistic(a, b),), real, fake, splits=splits, seed=seed)[0]
 
 

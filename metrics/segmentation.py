@@ -123,7 +123,9 @@ def dice(a: Tensor, b: Tensor) -> float:
 
 
 def surface_distances(a: Tensor, b: Tensor, *, spacing: Sequence[float]) -> SurfaceDistances:
-    """Return the distances between the surfaces of two masks, both ways. Needs scipy.
+    """Return the distances between the surfaces of two masks, both ways.
+
+    Needs scipy.
 
     Args:
         a: Mask, (X, Y, Z) bool, not empty.
@@ -162,7 +164,7 @@ def _score(label: int, a: Tensor, b: Tensor, spacing: Sequence[float], tolerance
     overlap = dice(a, b)
     empty = _empty(size_a, size_b)
     if empty is None:
-        box = bounding_box(a | b)
+        box = bounding_box(a | b, 1)  # so that what is flat in a volume is no slice
         distances = surface_distances(a[box], b[box], spacing=spacing)
         hd95, assd, near = distances.hd95, distances.assd, distances.surface_dice(tolerance_mm)
     else:

@@ -1,4 +1,7 @@
-"""Where the weights of feature networks come from: files that are already here. Nothing is ever downloaded."""
+"""Where the weights of feature networks come from: files that are already here.
+
+Nothing is ever downloaded.
+"""
 
 import hashlib
 import os

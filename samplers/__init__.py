@@ -1,10 +1,15 @@
-"""Samplers walk from noise to data by asking a denoise, (x, sigma) -> x0. They know torch and nothing of gen3d.
+"""Samplers walk from noise to data by asking a denoise, (x, sigma) -> x0.
 
-Coordinates are variance exploding, x = x0 + sigma * noise. A new sampler is one function in a file of
-its own and one line here.
+They know torch and nothing of gen3d.
+
+Coordinates are variance exploding, x = x0 + sigma * noise. A file ``NAME.py`` with a function ``NAME`` is a sampler:
+it is found here, and every tool takes its name. One that asks more than once a step says so by ``CALLS_A_STEP``.
 """
 
 from functools import partial
+from importlib import import_module
+from inspect import signature
+from pkgutil import iter_modules
 
 from .ancestral import Variance, ancestral
 from .ddim import ddim
@@ -16,17 +21,14 @@ from .guidance import guided
 from .heun import heun
 from .walk import Callback, Denoise, Noise, Sampler
 
-SAMPLERS: dict[str, Sampler] = {
-    "ancestral": ancestral,
-    "ancestral_large": partial(ancestral, variance="large"),
-    "ddim": ddim,
-    "dpmpp_2m": dpmpp_2m,
-    "euler": euler,
-    "heun": heun,
-}
-STOCHASTIC = frozenset({"ancestral", "ancestral_large", "ddim"})  # these take noise=
+_files = {found.name: import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)}
+SAMPLERS: dict[str, Sampler] = {name: getattr(file, name) for name, file in _files.items() if hasattr(file, name)}
+CALLS_A_STEP = {name: getattr(_files[name], "CALLS_A_STEP", 1) for name in SAMPLERS}  # but for the last step's one
+SAMPLERS["ancestral_large"] = partial(ancestral, variance="large")
+STOCHASTIC = frozenset(name for name, sampler in SAMPLERS.items() if "noise" in signature(sampler).parameters)
 
 __all__ = [
+    "CALLS_A_STEP",
     "SAMPLERS",
     "STOCHASTIC",
     "Callback",

@@ -41,6 +41,9 @@ def ancestral(
     Returns:
         Clean coordinates, (B, C, X, Y, Z).
 
+    Raises:
+        ValueError: The variance is unknown, or the grid does not decrease strictly to 0.
+
     References:
         Ho et al. (2020), equations 6-7 and section 3.2. https://arxiv.org/abs/2006.11239
     """

@@ -33,6 +33,9 @@ def ddim(
     Returns:
         Clean coordinates, (B, C, X, Y, Z).
 
+    Raises:
+        ValueError: The grid does not decrease strictly to 0.
+
     References:
         Song et al. (2021), equations 12 and 16. https://arxiv.org/abs/2010.02502
     """

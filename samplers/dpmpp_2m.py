@@ -21,6 +21,9 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback 
     Returns:
         Clean coordinates, (B, C, X, Y, Z).
 
+    Raises:
+        ValueError: The grid does not decrease strictly to 0.
+
     References:
         Lu et al. (2022), Algorithm 2. https://arxiv.org/abs/2211.01095
     """

@@ -20,6 +20,9 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | N
     Returns:
         Clean coordinates, (B, C, X, Y, Z).
 
+    Raises:
+        ValueError: The grid does not decrease strictly to 0.
+
     References:
         Karras et al. (2022), section 3. https://arxiv.org/abs/2206.00364
     """

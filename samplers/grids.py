@@ -1,4 +1,7 @@
-"""Noise levels to walk: float64, strictly decreasing, the last one 0; ``steps`` levels and the 0 behind them."""
+"""Noise levels to walk: float64, strictly decreasing, the last one 0; ``steps`` levels and the 0 behind them.
+
+Every grid raises ValueError for fewer than one step.
+"""
 
 from typing import Literal
 
@@ -39,6 +42,9 @@ def ddpm(steps: int, table: Tensor, *, spacing: Spacing = "linspace") -> Tensor:
 
     Returns:
         Noise levels, (steps + 1,).
+
+    Raises:
+        ValueError: ``steps`` is below 1 or above the length of the chain, or the spacing is unknown.
 
     References:
         Nichol & Dhariwal (2021), section 4 (linspace). https://arxiv.org/abs/2102.09672

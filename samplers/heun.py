@@ -4,6 +4,8 @@ from torch import Tensor
 
 from .walk import Callback, Denoise, buffer, towards, transitions
 
+CALLS_A_STEP = 2
+
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | None = None) -> Tensor:
     r"""Second-order deterministic sampler, two calls a step and one in the last.
@@ -18,6 +20,9 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, *, callback: Callback | No
 
     Returns:
         Clean coordinates, (B, C, X, Y, Z).
+
+    Raises:
+        ValueError: The grid does not decrease strictly to 0.
 
     References:
         Karras et al. (2022), Algorithm 1. https://arxiv.org/abs/2206.00364

@@ -1,0 +1,1 @@
+"""What all families share: volumes, conditions, parameterizations, denoisers, systems, training, saved models."""

@@ -155,7 +155,11 @@ def load_system(kind: type[S], folder: Path) -> S:
 
 
 def load_component(component: nn.Module, folder: Path) -> None:
-    """Load the weights of one component, all of them and no others."""
+    """Load the weights of one component, all of them and no others.
+
+    Raises:
+        UserError: They are damaged, or not those of this component.
+    """
     expected = component.state_dict()
     if not expected:
         return

@@ -9,8 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """Everything a network may be told; how a part enters (added, concatenated, attended to) is the network's
-    business.
+    """Everything a network may be told.
+
+    How a part enters (added, concatenated, attended to) is the network's business.
 
     Attributes:
         channels: Known contrasts, masks, an image to segment, (B, k, x, y, z).

@@ -37,7 +37,11 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 
 def override_key(tree: dict[str, Any], override: str) -> None:
-    """Set ``a.b=value`` in a tree, the value read as YAML."""
+    """Set ``a.b=value`` in a tree, the value read as YAML.
+
+    Raises:
+        UsageError: The override is no ``key=value``, or goes through a single value.
+    """
     name, equals, value = override.partition("=")
     if not equals or not name:
         raise UsageError(f"'{override}': expected key=value, such as train.steps=100")

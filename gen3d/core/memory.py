@@ -78,6 +78,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Return room for the gradient of each input."""
         return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors)
 
 

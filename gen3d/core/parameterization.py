@@ -49,10 +49,12 @@ class Chain:
 
     @property
     def sigma_min(self) -> float:
+        """The lowest noise level, that of t = 0."""
         return float(self.table[0])
 
     @property
     def sigma_max(self) -> float:
+        """The highest noise level, that of the last t."""
         return float(self.table[-1])
 
     def draw(self, u: Tensor) -> Tensor:
@@ -193,8 +195,9 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class FlowTime:
-    r"""Noise levels of rectified flow, $\sigma = t / (1 - t)$ with t uniform in training (Liu et al. 2023); the
-    network is told 1000 t.
+    r"""Noise levels of rectified flow, $\sigma = t / (1 - t)$ with t uniform in training (Liu et al. 2023).
+
+    The network is told 1000 t.
 
     Attributes:
         sigma_min: Lowest level of a sampling grid.
@@ -204,6 +207,7 @@ class FlowTime:
 
     @property
     def sigma_max(self) -> float:
+        """The level that stands for the infinite one of t = 1."""
         return SIGMA_MAX
 
     def draw(self, u: Tensor) -> Tensor:
@@ -258,6 +262,7 @@ class X0(Prediction):
     """The network predicts the clean coordinates (WDM, cWDM): c_skip 0, c_out 1."""
 
     def curve(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return $1 / \sqrt{s^2 + \sigma_{data}^2}$, 0, 1."""
         return (s**2 + self.sigma_data**2).rsqrt(), torch.zeros_like(s), torch.ones_like(s)
 
 
@@ -266,6 +271,7 @@ class Epsilon(Prediction):
     """The network predicts the noise (Ho et al. 2020): c_skip 1, c_out -sigma."""
 
     def curve(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return $1 / \sqrt{s^2 + 1}$, 1, $-s$."""
         return (s**2 + 1).rsqrt(), torch.ones_like(s), -s
 
 
@@ -274,6 +280,7 @@ class Velocity(Prediction):
     """The network predicts alpha noise - sigma x0 of the variance-preserving state (Salimans & Ho 2022)."""
 
     def curve(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return $1 / \sqrt{s^2 + 1}$, $1 / (s^2 + 1)$, $-s / \sqrt{s^2 + 1}$."""
         return (s**2 + 1).rsqrt(), 1 / (s**2 + 1), -s * (s**2 + 1).rsqrt()
 
 
@@ -282,6 +289,7 @@ class EDM(Prediction):
     """The preconditioning of Karras et al. 2022, table 1."""
 
     def curve(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return $1 / \sqrt T$, $\sigma_{data}^2 / T$, $s \sigma_{data} / \sqrt T$, $T = s^2 + \sigma_{data}^2$."""
         total = s**2 + self.sigma_data**2
         return total.rsqrt(), self.sigma_data**2 / total, s * self.sigma_data * total.rsqrt()
 
@@ -293,6 +301,7 @@ class Flow(Prediction):
     levels: Levels = FlowTime()
 
     def curve(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return $1 / (1 + s)$, $1 / (1 + s)$, $-s / (1 + s)$."""
         return 1 / (1 + s), 1 / (1 + s), -s / (1 + s)
 
 

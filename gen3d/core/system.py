@@ -59,7 +59,7 @@ class Sampling:
     Attributes:
         sampler: A name in gen3d.samplers.SAMPLERS.
         steps: Steps of the grid.
-        grid: A name in gen3d.samplers.GRIDS.
+        grid: A name in gen3d.tools.sampling.GRIDS.
     """
 
     sampler: str = "dpmpp_2m"
@@ -123,8 +123,9 @@ class System(nn.Module):
         raise NotImplementedError
 
     def window(self, contrast: str) -> tuple[float, float]:
-        """Return the values on the model's scale that become 0 and 1000 where no scan sets the intensity scale."""
-        raise NotImplementedError
+        """Return the values that become 0 and 1000 where no scan sets the scale, by default the ends of the model's."""
+        ends: tuple[float, float] = self.config.intensity.to
+        return ends
 
     def condition(self, example: Example) -> Condition:
         """Return what the networks are told of the example; run once per sample."""

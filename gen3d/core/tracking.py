@@ -45,8 +45,9 @@ class Tracker:
                 import wandb
             except ImportError:
                 raise UserError("train.wandb: wandb is not installed; pip install 'gen3d[wandb]'") from None
+            start: Any = wandb.init  # typed where wandb is installed
             self.wandb_image = wandb.Image
-            self.wandb = wandb.init(project="gen3d", name=run.name, dir=run, mode=mode, config=config, resume="allow")
+            self.wandb = start(project="gen3d", name=run.name, dir=run, mode=mode, config=config, resume="allow")
 
     def write(self, report: Report, picture: Path | None = None) -> None:
         """Add one line, and to wandb a picture."""

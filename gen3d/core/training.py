@@ -277,7 +277,11 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Go back to the run folder's checkpoint if there is one."""
+        """Go back to the run folder's checkpoint if there is one.
+
+        Raises:
+            UserError: It is of another configuration, or processes see different ones.
+        """
         path = self.run / CHECKPOINT
         if self.config.shard:
             path = next(reversed(checkpoints(self.run)), path)
@@ -290,7 +294,11 @@ class Trainer:
             forget_after(self.step, self.run / LOG)
 
     def restore(self, path: Path) -> None:
-        """Go back to a checkpoint."""
+        """Go back to a checkpoint.
+
+        Raises:
+            UserError: It is of another configuration.
+        """
         state = read_facts(path) if path.is_dir() else load_state(path)
         if state["config"] != self.identity():
             raise UserError(

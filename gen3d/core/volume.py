@@ -1,4 +1,7 @@
-"""Scans as numbers: volumes, cases, the way from a model's arrays back to the file's own grid. Needs numpy only."""
+"""Scans as numbers: volumes, cases, the way from a model's arrays back to the file's own grid.
+
+Needs numpy only.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -246,13 +249,21 @@ class Placement:
         return _turned_affine(self.affine, self.shape, self.file_axes, self.axes) @ shift
 
     def take(self, voxels: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Bring an array on the file's grid to the model's: file shape -> ``size``; padding is ``fill``."""
+        """Bring an array on the file's grid to the model's: file shape -> ``size``; padding is ``fill``.
+
+        Raises:
+            ValueError: The array has another shape than the file.
+        """
         if voxels.shape != self.shape:
             raise ValueError(f"expected an array of the file's shape {self.shape}, got {voxels.shape}")
         return window(turned(voxels, self.file_axes, self.axes), self.start, self.size, fill)
 
     def place(self, voxels: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Bring a model's array to the file's grid: ``size`` -> file shape; what the model never saw is ``fill``."""
+        """Bring a model's array to the file's grid: ``size`` -> file shape; what the model never saw is ``fill``.
+
+        Raises:
+            ValueError: The array has another shape than ``size``.
+        """
         if voxels.shape != self.size:
             raise ValueError(f"expected an array of the model's shape {self.size}, got {voxels.shape}")
         x, y, z = self.start

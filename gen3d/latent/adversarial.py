@@ -97,11 +97,6 @@ class Autoencoder(System):
         """Refuse: an autoencoder fills in nothing."""
         raise UserError("this model is an autoencoder: it makes no new scans; train a latent diffusion model on it")
 
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        low, high = self.config.intensity.to
-        return float(low), float(high)
-
     def condition(self, example: Example) -> Condition:
         """Return nothing: an autoencoder is told nothing."""
         return Condition()

@@ -1,5 +1,7 @@
-"""The encoder half of BiFlowNet, which a ControlNet copies: what it is told, its transformers and levels (3D
-MedDiffusion, Wang et al. 2025, https://arxiv.org/abs/2412.13059, section III-C)."""
+"""The encoder half of BiFlowNet, which a ControlNet copies: what it is told, its transformers and levels.
+
+3D MedDiffusion (Wang et al. 2025, https://arxiv.org/abs/2412.13059), section III-C.
+"""
 
 import math
 from collections.abc import Sequence

@@ -165,7 +165,10 @@ class Control(MedDiffusion):
 
     @property
     def air(self) -> float:
-        """What nothing is on the model's grey scale: its lower end. Measurements want it to be 0."""
+        """What nothing is on the model's grey scale: its lower end.
+
+        Measurements want it to be 0.
+        """
         return self.config.intensity.to[0]
 
     def hint(self, example: Example) -> Tensor:

@@ -134,6 +134,7 @@ class Level:
     device: torch.device
 
     def slabs(self) -> Iterator[tuple[int, int]]:
+        """Yield the first plane of each slab and the one behind its last."""
         for start in range(0, self.size[0], self.depth):
             yield start, min(start + self.depth, self.size[0])
 
@@ -168,6 +169,7 @@ class Level:
         return result, sums
 
     def planes(self, conv: nn.Conv3d) -> Planes:
+        """Return room for what a convolution makes of the volume."""
         return Planes(self.size, conv.out_channels, self.dtype, self.device, self.room)
 
     def convolved(self, read: Read, sums: Sums, norm: nn.GroupNorm, conv: nn.Conv3d, *, silu: bool = True) -> Read:

@@ -141,7 +141,10 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    r"""x + W_out softmax(q^T k / \sqrt{d}) v over all voxels: (B, C, X, Y, Z) both; no matrix of all pairs is kept."""
+    r"""Attention between all voxels, $x + W_{out}\, softmax(q^T k / \sqrt d)\, v$: (B, C, X, Y, Z) both.
+
+    No matrix of all pairs is kept.
+    """
 
     def __init__(self, channels: int, config: PatchVolumeConfig) -> None:
         super().__init__()

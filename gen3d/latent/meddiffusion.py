@@ -232,10 +232,6 @@ class MedDiffusion(System):
         """Refuse: this model is given nothing."""
         raise UserError("this model makes new scans and fills in none: use gen3d generate, or another --model")
 
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to
-
     @property
     def unit(self) -> int:
         """Voxels that every axis is lengthened to a multiple of: a patch of the autoencoder, else its stride."""

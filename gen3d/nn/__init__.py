@@ -1,0 +1,1 @@
+"""Layers and networks, which know tensors only."""

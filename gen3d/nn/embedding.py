@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class EmbeddingConfig(Protocol):
-    """What ``Embedding`` reads of a network's configuration."""
+    """What ``Embedding`` reads of a network's configuration, see ``UNetConfig``."""
 
     @property
     def width(self) -> int: ...

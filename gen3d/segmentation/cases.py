@@ -59,7 +59,10 @@ class SegmentationConfig:
 
 
 class Segmentation(System):
-    """Masks of an image. ``finish`` returns the probability of the rest and of each label, (B, 1 + labels, X, Y, Z)."""
+    """Masks of an image.
+
+    ``finish`` returns the probability of the rest and of each label, (B, 1 + labels, X, Y, Z).
+    """
 
     preparation: ClassVar[tuple[str, ...]] = ("contrasts", "axes", "intensity", "canvas")
     config: Any
@@ -155,7 +158,3 @@ class Segmentation(System):
             UserError: Always.
         """
         raise UserError("this model draws masks of an image: use gen3d segment, or another --model")
-
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to

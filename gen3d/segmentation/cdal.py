@@ -27,7 +27,9 @@ Attention = Literal["training_and_sampling", "training_input", "none"]
 
 @dataclass(frozen=True)
 class CDALConfig(SegmentationConfig):
-    """Configuration of a cDAL; the defaults follow the paper. Each ablation is one option.
+    """Configuration of a cDAL; the defaults follow the paper.
+
+    Each ablation is one option.
 
     Attributes:
         code: How a mask becomes coordinates, -1 and 1, see ``Labels``.

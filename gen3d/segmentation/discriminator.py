@@ -1,4 +1,4 @@
-"""The judge of cDAL: is a less noisy state of a mask a real one, given the noisier state, the time and the image?"""
+"""The judge of cDAL: whether a less noisy state of a mask is real, given the noisier state, the time and the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -89,8 +89,10 @@ class Head(nn.Module):
 
 
 class ProbUNet(Segmentation):
-    r"""Scores from a U-Net's features and a latent that is the same everywhere: trained on
-    $CE(y_r, s(image, z)) + \beta\,KL(q(z \mid image, y_r) \| p(z \mid image))$ with z from q, sampled with z from p.
+    r"""Scores from a U-Net's features and a latent that is the same everywhere.
+
+    Trained on $CE(y_r, s(image, z)) + \beta\,KL(q(z \mid image, y_r) \| p(z \mid image))$ with z from q, sampled with
+    z from p.
     """
 
     name = "probunet"

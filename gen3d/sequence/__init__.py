@@ -1,0 +1,1 @@
+"""The next visit of a patient from earlier ones: SADM, and forecasts of the change."""

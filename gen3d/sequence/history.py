@@ -281,10 +281,6 @@ class Longitudinal(System):
         """
         raise UserError("this model forecasts visits of a patient: use gen3d forecast, or another --model")
 
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to
-
 
 def latest(example: Example) -> Tensor:
     """Return which visit is the latest that is there and before the day that is asked for, (B,)."""

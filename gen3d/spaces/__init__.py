@@ -1,0 +1,1 @@
+"""Changes of coordinates between voxels and what diffuses: pixels, wavelets, labels, latents."""

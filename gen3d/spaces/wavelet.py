@@ -71,7 +71,11 @@ class Wavelet(nn.Module):
 
     @torch.no_grad()
     def measure(self, volumes: Iterable[Tensor]) -> None:
-        """Set mean and std of each subband from voxels (B, C, X, Y, Z) of the training set (scale "statistics")."""
+        """Set mean and std of each subband from voxels (B, C, X, Y, Z) of the training set (scale "statistics").
+
+        Raises:
+            ValueError: The space has another scale, or there is no volume.
+        """
         if self.scale != "statistics":
             raise ValueError(f"a space of scale '{self.scale}' has nothing to measure")
         count, total, squares, slots = 0, torch.zeros(()), torch.zeros(()), [0]

@@ -136,10 +136,6 @@ class CWDM(System):
                 f"missing here: {', '.join(sorted({*needed, *missing})) or 'none'}; use a completion model"
             )
 
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to
-
     def target(self, present: Tensor | None) -> str:
         """Return the one contrast that ``present`` (B, C) says is missing, the same in every item."""
         if present is None or int((~present[0]).sum()) != 1 or bool((present != present[0]).any()):

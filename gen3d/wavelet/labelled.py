@@ -297,7 +297,3 @@ class Labelled(System):
     def accept(self, given: Sequence[str], missing: Sequence[str]) -> None:
         """Refuse: scans are another model's business."""
         raise UserError("this model makes new pairs of scan and mask: use gen3d augment, or another --model")
-
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to

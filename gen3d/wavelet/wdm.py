@@ -139,10 +139,6 @@ class WDM(System):
         """Refuse: this model is given nothing."""
         raise UserError("this model makes new scans and fills in none: use gen3d generate, or another --model")
 
-    def window(self, contrast: str) -> tuple[float, float]:
-        """Return the ends of the model's grey scale."""
-        return self.config.intensity.to
-
     def condition(self, example: Example) -> Condition:
         """Return nothing: the model is unconditional."""
         return Condition()

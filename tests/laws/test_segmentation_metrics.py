@@ -151,6 +151,17 @@ def test_a_slice_is_2d() -> None:
     assert torch.equal(surface(thick)[:, :, 2:3], edge)
 
 
+@pytest.mark.parametrize("at", [(2, 3, 1), (0, 0, 0), (4, 4, 3)])
+def test_what_is_flat_in_a_volume_is_all_surface(at: tuple[int, int, int]) -> None:
+    voxel = torch.zeros(5, 5, 4, dtype=torch.long)
+    voxel[at] = 1
+    plate = torch.zeros_like(voxel)
+    plate[1:4, 1:4, 1] = 1
+    assert segmentation_scores(voxel, voxel, spacing=(1, 2, 3), labels=[1])[0].hd95 == 0
+    row = segmentation_scores(plate, voxel, spacing=(1, 2, 3), labels=[1])[0]
+    assert (row.hd95, row.assd) == pytest.approx(brute(plate == 1, voxel == 1, (1, 2, 3), 1.0)[:2])
+
+
 def test_what_cannot_be_scored_is_refused() -> None:
     a = torch.zeros(3, 3, 3)
     with pytest.raises(ValueError, match="one shape"):
