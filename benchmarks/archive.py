@@ -5,7 +5,7 @@ four turned to other axes, three cut to thick slices, one with a contrast rotate
 with its skull, one truncated, one empty, one with NaN, one CT by mistake, one complete. Prints cases.csv and says where
 an outcome is not the expected one. The rotated study is scored against the same study in register.
 
-``--kills N`` kills the command at N seeded moments, each time starts it again with --skip-existing, and compares the
+``--kills N`` kills the command at N seeded moments, each time starts it again, and compares the
 folder at the end with an undisturbed one, byte by byte; then two parts and a merge.
 
 Writes benchmarks/results/archive.json: the outcome of each study, seconds and peak memory a study.
@@ -153,15 +153,13 @@ def killed(folder: Path, out: Path, kills: int, seconds: float) -> int:
     """Kill the command at seeded moments of the time that a whole run takes, then let it finish; return the kills."""
     draw, count = random.Random(0), 0
     for _ in range(kills):
-        run = subprocess.Popen(
-            command(folder, out, "--skip-existing"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        run = subprocess.Popen(command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             run.wait(draw.uniform(5, max(6.0, 1.5 * seconds / (kills + 1))))
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             count += run.wait() == -signal.SIGKILL
-    subprocess.run(command(folder, out, "--skip-existing"), check=False, capture_output=True)
+    subprocess.run(command(folder, out), check=False, capture_output=True)
     return count
 
 

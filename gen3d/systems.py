@@ -54,7 +54,8 @@ def find_model(name: str | Path) -> Path:
     """Find a saved model: a folder, a shipped name, or a hub id whose files are already in the local hub cache.
 
     Raises:
-        UserError: There is no such model.
+        UsageError: There is no such model; the nearest shipped one is named.
+        UserError: The folder holds none.
     """
     path = Path(name)
     if (path / "model_index.json").is_file():
@@ -68,7 +69,7 @@ def find_model(name: str | Path) -> Path:
         raise UserError(
             f"{path}: no model_index.json in this folder; expected a folder that gen3d train or gen3d import wrote"
         )
-    raise UserError(
+    raise UsageError(
         f"model '{name}': neither a folder nor shipped{nearest(str(name), models)}; shipped: {', '.join(models)}"
     )
 
@@ -94,7 +95,8 @@ def load(name: str | Path) -> "System":
             local hub cache.
 
     Raises:
-        UserError: There is no such model, or its files are damaged.
+        UsageError: There is no such model.
+        UserError: Its files are damaged.
     """
     from gen3d.core.checkpoint import load_system, read_index
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from gen3d.core.error import UserError
-from gen3d.data.layout import ALIASES
+from gen3d.data.layout import ALIASES, CONTRASTS
 
 _CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _FOLDED = {  # several words that are one
@@ -41,7 +41,7 @@ _KINDS: Mapping[str, str] = {
     "frfse gre ir tfe ffe tfl flash space cube vista vibe dixon spc irprep propeller blade fs fatsat spir weighted "
     "with mit nach after +",
     "other": "t2star map mapping stir pd adc dwi dti diff diffusion ep2d epi trace swi swan perf perfusion dsc dce asl "
-    "bold sub subtraction mip minip mnip cbf cbv mtt ttp tof mra angio loc localizer localiser scout survey",
+    "bold sub subtraction mip minip mnip cbf cbv mtt ttp tof mra angio loc localizer localiser scout survey pdw",
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
 _T1 = ("t1", "t1 sequence", "t1c")
@@ -115,6 +115,12 @@ class Vocabulary:
                 at = part[0].start
                 found.setdefault(stem[:at], Reading(stem[:at], stem[at:], meanings, doubtful))
         return list(found.values())
+
+    def unknown(self, text: str, what: str = "its name") -> str:
+        """Say why a name, or another description, is that of no contrast: "'PD' is none of t1n, t1c, t2w, t2f"."""
+        others = [text[word.start : word.end] for word in split(text) if word.kind == "other"]
+        known = ", ".join(dict.fromkeys((*CONTRASTS, *self.own)))
+        return f"'{others[-1]}' is none of {known}" if others else f"{what} says none of {known}"
 
     def _mine(self, words: Sequence[Word]) -> list[tuple[str, int, int]]:
         """One's own names in a text: contrast, first word, number of words; only the longest, all that are so long."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from gen3d.core.volume import Naming
 from gen3d.data.aliases import Vocabulary, is_without_contrast, says_contrast_agent
 from gen3d.data.nifti import without_ending
-from gen3d.data.study import ALIASES_HELP, Study, images_in, is_mask, masks_among
+from gen3d.data.study import ALIASES_HELP, Study, few, images_in, is_mask, masks_among
 
 _SUFFIXES = {"t1w": "t1n", "t2w": "t2w", "flair": "t2f"}
 NAMES = {"t1n": "T1w", "t1c": "ce-gadolinium_T1w", "t2w": "T2w", "t2f": "FLAIR"}
@@ -80,6 +80,7 @@ def _study(anat: Path, root: Path, vocabulary: Vocabulary) -> Study:
     name = "_".join(place.parts)
     images = images_in(anat)
     notes: list[str] = []
+    unknown: list[str] = []
     candidates: dict[str, list[_Scan]] = defaultdict(list)
     for scan in (_Scan.of(path) for path in images if not is_mask(path)):
         meanings = _contrasts(scan, vocabulary)
@@ -87,18 +88,27 @@ def _study(anat: Path, root: Path, vocabulary: Vocabulary) -> Study:
             candidates[meanings[0]].append(scan)
         elif meanings:
             notes.append(f"{scan.path.name}: may be {' or '.join(meanings)}; left out; {ALIASES_HELP}")
+        else:
+            unknown.append(f"{scan.path.name}: {_unknown(scan, vocabulary)}")
     files: dict[str, Path] = {}
     for contrast, scans in sorted(candidates.items()):
         best, *others = sorted(scans, key=lambda scan: scan.rank) if len(scans) > 1 else scans
         files[contrast] = best.path
         if others:
-            rest = ", ".join(other.path.name for other in others)
+            rest = few([other.path.name for other in others])
             notes.append(f"{contrast}: {best.path.name} is taken; {rest}: left out")
     lesion, mask, about_masks = masks_among(images)
     problem = "" if files else f"{anat}: no known contrast in it; expected files such as {name}_T1w.nii.gz"
     naming = _naming(name, files)
     told = (*notes, *about_masks)
-    return Study(name, anat.parent, files, place, place.parts[0], naming, lesion, mask, problem, told)
+    patient = place.parts[0]
+    return Study(name, anat.parent, files, place, patient, naming, lesion, mask, problem, told, left_out=tuple(unknown))
+
+
+def _unknown(scan: _Scan, vocabulary: Vocabulary) -> str:
+    if scan.suffix.lower() in _SUFFIXES:
+        return f"part-{scan.entities.get('part')} is no image of magnitude"
+    return vocabulary.unknown(scan.suffix)
 
 
 def _contrasts(scan: _Scan, vocabulary: Vocabulary) -> tuple[str, ...]:

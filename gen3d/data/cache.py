@@ -85,7 +85,11 @@ def store(
     dtype: type[np.floating[Any]] = np.float16,
     entry: str = "",
 ) -> Prepared:
-    """Store one case as ``folder/entry`` (by default its name), whole or not at all, and return it as a memory map."""
+    """Store one case as ``folder/entry`` (by default its name), whole or not at all, and return it as a memory map.
+
+    Raises:
+        UserError: The folder can't be written.
+    """
     final = Path(folder) / (entry or case.name)
     temporary = final.with_name(f".{os.getpid()}.{final.name}")
     try:

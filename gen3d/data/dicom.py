@@ -12,7 +12,7 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Naming, Volume
 from gen3d.data.aliases import Vocabulary, is_without_contrast, says_native
 from gen3d.data.dicom_stack import INSTALL, Header, installed, number_of, read, read_header, text_of
-from gen3d.data.study import ALIASES_HELP, Study, own_name
+from gen3d.data.study import ALIASES_HELP, Study, few, own_name
 
 _SUFFIXES = (".dcm", ".ima", ".dicom", "")
 _NO_SCAN = re.compile(  # a word of ImageType
@@ -54,15 +54,27 @@ class _Series:
         folder = self.files[0].parent
         return folder if set(dicom_files(folder)) <= set(self.files) else self.files[0]
 
+    @property
+    def modality(self) -> str:
+        return text_of(self.header, "Modality")
+
+    @property
+    def unfit(self) -> str:
+        """Why it is no scan of a contrast, whatever it is called; nothing where it may be one."""
+        if self.modality not in ("MR", "CT"):
+            return f"its modality is {self.modality or 'not told'}"
+        if any(map(_NO_SCAN.fullmatch, self.image_type)):
+            return "a localizer or a derived map"
+        return f"{self.slices} slices, so a localizer" if self.slices < _LEAST_SLICES else ""
+
     def contrasts(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         """What it may show; nothing where it is a localizer, a derived map or no image."""
-        modality = text_of(self.header, "Modality")
-        if any(map(_NO_SCAN.fullmatch, self.image_type)) or self.slices < _LEAST_SLICES or modality not in ("MR", "CT"):
+        if self.unfit:
             return ()
         said = [text_of(self.header, tag) for tag in ("SeriesDescription", "ProtocolName")]
         if mine := next((found for text in said if (found := vocabulary.own_meanings(text))), ()):
             return mine
-        if modality == "CT":
+        if self.modality == "CT":
             return ("ct",)
         agent = text_of(self.header, "ContrastBolusAgent")
         meanings = vocabulary.meanings(self.description)
@@ -165,6 +177,7 @@ def _study(
     folder: Path, place: Path, several: Sequence[_Series], vocabulary: Vocabulary, notes: tuple[str, ...]
 ) -> Study:
     candidates: dict[str, list[_Series]] = defaultdict(list)
+    unknown: list[str] = []
     for series in several:
         meanings = series.contrasts(vocabulary)
         if len(meanings) == 1:
@@ -172,20 +185,34 @@ def _study(
         elif meanings:
             may = " or ".join(meanings)
             notes += (f"series '{series.description}': may be {may}; left out; {ALIASES_HELP}",)
+        else:
+            why = series.unfit or vocabulary.unknown(series.description, "its description")
+            unknown.append(f"series {_told(series)}: {why}")
     chosen: dict[str, _Series] = {}
     for contrast, alike in sorted(candidates.items()):
         chosen[contrast], *others = sorted(alike, key=lambda series: series.rank)
         if others:
-            rest = ", ".join(_told(other) for other in others)
+            rest = few([_told(other) for other in others])
             notes += (f"{contrast}: series {_told(chosen[contrast])} is taken; {rest}: left out",)
     problem = ""
     if not chosen:
-        seen = ", ".join(dict.fromkeys(f"'{series.description}'" for series in several))
+        seen = few(list(dict.fromkeys(f"'{series.description}'" for series in several)))
         problem = f"{folder}: no series of a known contrast among {seen}; {ALIASES_HELP}"
     files = {contrast: series.place for contrast, series in chosen.items()}
     patient = text_of(several[0].header, "PatientID") or place.name
     naming, all_files = Naming(f"{place.name}-"), {contrast: series.files for contrast, series in chosen.items()}
-    return Study(place.name, folder, files, place, patient, naming, problem=problem, notes=notes, series=all_files)
+    return Study(
+        place.name,
+        folder,
+        files,
+        place,
+        patient,
+        naming,
+        problem=problem,
+        notes=notes,
+        series=all_files,
+        left_out=tuple(unknown),
+    )
 
 
 def _told(series: _Series) -> str:

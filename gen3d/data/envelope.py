@@ -79,7 +79,7 @@ def _field(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
 
 
 def _share(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
-    return f"{values[0]:.0%} of its box is not background, {low[0]:.0%} to {high[0]:.0%} in training"
+    return f"tissue fills {values[0]:.0%} of the box around it, {low[0]:.0%} to {high[0]:.0%} in training"
 
 
 def _histogram(contrast: str, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from gen3d.core.volume import Naming
 from gen3d.data.aliases import Reading, Vocabulary, is_plain
 from gen3d.data.layout import CONTRASTS, naming_like, patient_of
 from gen3d.data.nifti import without_ending
-from gen3d.data.study import ALIASES_HELP, Study, images_in, is_mask, masks_among, own_name
+from gen3d.data.study import ALIASES_HELP, Study, few, images_in, is_mask, masks_among, own_name
 
 
 class Named(NamedTuple):
@@ -50,16 +50,37 @@ def studies_in(folder: Path, source: Path, vocabulary: Vocabulary) -> list[Study
     if not named:
         return []
     masks = [p for p in images if is_mask(p)]
+    known = {one.path for one in named}
+    unknown = [p for p in images if p not in known and not is_mask(p)]
     below = Path(own_name(folder)) if folder == source else folder.relative_to(source)
     groups = _groups(named)
     if len(groups) == 1:
-        return [_study(own_name(folder), folder, below, named, masks)]
+        return [_study(own_name(folder), folder, below, named, masks, left_out(unknown, vocabulary))]
     home = Path() if folder == source else below
     owners = {key: group[0].reading.owner for key, group in groups.items()}
+    first = next(iter(groups))  # is told of what is nobody's
     return [
-        _study(owners[key], group[0].path, home / owners[key], group, [p for p in masks if _owner(p, owners) == key])
+        _study(
+            owners[key],
+            group[0].path,
+            home / owners[key],
+            group,
+            [p for p in masks if _owner(p, owners) == key],
+            left_out([p for p in unknown if (_owner(p, owners) or first) == key], vocabulary),
+        )
         for key, group in groups.items()
     ]
+
+
+def left_out(paths: Sequence[Path], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Say of files that no contrast is known of why that is."""
+    return tuple(f"{path.name}: {vocabulary.unknown(without_ending(path))}" for path in paths)
+
+
+def strangers(folder: Path) -> str:
+    """Return the folder's name with the scans in it, where nothing is taken from it; nothing where it has none."""
+    names = [path.name for path in images_in(folder) if not is_mask(path)]
+    return f"{own_name(folder)} ({few(names, 1)})" if names else ""
 
 
 def single_file(path: Path, vocabulary: Vocabulary) -> list[Study]:
@@ -120,7 +141,9 @@ def _continues(name: str, start: str) -> bool:
     return name.startswith(start) and not name[len(start) :][:1].isalnum()
 
 
-def _study(name: str, source: Path, place: Path, named: list[Named], masks: list[Path]) -> Study:
+def _study(
+    name: str, source: Path, place: Path, named: list[Named], masks: list[Path], unknown: tuple[str, ...] = ()
+) -> Study:
     files: dict[str, Path] = {}
     used: list[Named] = []
     problems: list[str] = []
@@ -157,4 +180,5 @@ def _study(name: str, source: Path, place: Path, named: list[Named], masks: list
         mask,
         next(iter(problems), ""),
         notes,
+        left_out=unknown,
     )

@@ -1,4 +1,7 @@
-"""NIfTI files in and out. What goes in comes out: grid, qform, sform, codes, units."""
+"""NIfTI files in and out.
+
+What goes in comes out: grid, qform, sform, codes, units.
+"""
 
 import gzip
 import zlib

@@ -95,7 +95,10 @@ def place_case(
     *,
     pad: Literal["both", "end"] = "both",
 ) -> Placement:
-    """Return where a model's array lies in the grid of ``volume``; ``volumes`` give the foreground. See ``prepare``."""
+    """Return where a model's array lies in the grid of ``volume``; ``volumes`` give the foreground.
+
+    See ``prepare``.
+    """
     whole = Placement(volume.shape, volume.affine, axes, (0, 0, 0), volume.shape)
     shape = whole.turned_shape
     if crop == "none":

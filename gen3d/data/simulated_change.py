@@ -21,7 +21,9 @@ STEPS = 4  # of the integration of a path; displacements are 3 mm at most, over 
 
 @dataclass(frozen=True)
 class Change:
-    """How simulated anatomy changes, and when it is looked at. Fixed before the first model was trained.
+    """How simulated anatomy changes, and when it is looked at.
+
+    Fixed before the first model was trained.
 
     Attributes:
         shares: Of patients who lose, who gain, and who swing to and fro.

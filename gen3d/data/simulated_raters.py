@@ -16,7 +16,9 @@ from gen3d.data.study import images_in
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How simulated raters differ. Fixed before the first model was trained.
+    """How simulated raters differ.
+
+    Fixed before the first model was trained.
 
     On hippocampi at 1 mm the defaults make pairs of raters agree to a mean Dice of 0.85.
 

@@ -12,6 +12,7 @@ from gen3d.data.nifti import read_labels
 _STEP_MM = 3.0  # enough to tell a head from a brain
 _SKULL_MM = (6.0, 16.0)  # where bone lies below the skin, along a ray that need not be upright on it
 _DARK, _BONE = 0.25, 0.15  # darker than this share of tissue; more often than this it is bone, not sulci
+_MOST_LABELS = 100  # a mask may be a map of the brain's parts
 _LARGEST_LITRES = 2.5  # of a brain with its fluid; a head has about 3 and more
 
 
@@ -46,14 +47,20 @@ def read_mask(path: Path, like: Volume) -> np.ndarray:
     """Read a mask of the brain that lies on a scan's grid, (X, Y, Z) bool.
 
     Raises:
-        UserError: It can't be read, is empty, or lies on another grid.
+        UserError: It can't be read, is empty, is a scan or larger than a brain, or lies on another grid.
     """
     mask = read_labels(path)
     if not mask.on_grid_of(like):
         raise UserError(f"{path} and {like.origin} lie on different grids; expected one grid; resample the mask")
     if not mask.voxels.any():
         raise UserError(f"{path}: an empty mask; expected the brain's voxels above 0")
-    return mask.voxels > 0
+    if (values := np.unique(mask.voxels).size) > _MOST_LABELS:
+        raise UserError(f"{path}: {values} different values, so a scan; expected a mask: the brain's voxels above 0")
+    brain = mask.voxels > 0
+    litres = brain.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1e6
+    if litres > _LARGEST_LITRES:
+        raise UserError(f"{path}: a mask of {litres:.1f} litres; expected a brain's, at most {_LARGEST_LITRES} litres")
+    return brain
 
 
 def stripped(case: Case, mask: np.ndarray) -> Case:

@@ -1,7 +1,7 @@
 """Any study in: what lies at a place, in whichever layout, and how it is read."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gen3d.core.error import UserError
@@ -10,7 +10,7 @@ from gen3d.data import bids, dicom, dicom_stack, folders, nnunet, table
 from gen3d.data.aliases import Vocabulary, read_aliases
 from gen3d.data.layout import is_lesion, on_one_grid
 from gen3d.data.nifti import ENDINGS, read, read_labels, without_ending
-from gen3d.data.study import Study, distinct, is_dangling
+from gen3d.data.study import ALIASES_HELP, Study, distinct, few, is_dangling
 
 __all__ = ["Study", "find_studies", "read_aliases", "read_study"]
 
@@ -18,9 +18,14 @@ _EXPECTED = (
     "expected a study such as CASE/t1.nii.gz, CASE/flair.nii.gz; a BIDS or nnU-Net dataset; DICOM series; a CSV table; "
     "names of one's own go into an aliases file (--aliases)"
 )
+_NAMED = "if it is one of these, name it such as CASE_t1.nii.gz or CASE/t1.nii.gz"
 
 
-def find_studies(source: Path, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Study]:
+def find_studies(
+    source: Path,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    note: Callable[[str], None] = lambda words: None,
+) -> list[Study]:
     """Return the studies at ``source``, sorted by place; nothing but names and DICOM headers is read.
 
     Args:
@@ -28,6 +33,7 @@ def find_studies(source: Path, aliases: Mapping[str, Sequence[str]] | None = Non
             or Decathlon dataset; folders of DICOM series; a CSV or TSV table; one scan. Links are followed;
             hidden files are left alone.
         aliases: One's own names of contrasts, as ``read_aliases`` returns them.
+        note: Told of folders with scans from which nothing is taken.
 
     Raises:
         UserError: if there is none.
@@ -36,8 +42,8 @@ def find_studies(source: Path, aliases: Mapping[str, Sequence[str]] | None = Non
     if source.name in ("", ".."):  # "." has the name of where it is
         source = Path(os.path.abspath(source))
     if not source.exists():
-        raise UserError(f"{source}: no such file or folder; {_EXPECTED}")
-    found = _in_file(source, vocabulary) if source.is_file() else _in_folder(source, vocabulary)
+        raise UserError(f"{source}: no such file or folder")
+    found = _in_file(source, vocabulary) if source.is_file() else _in_folder(source, vocabulary, note)
     if not found:
         raise UserError(f"{source}: no study in it; {_EXPECTED}")
     return distinct(found)
@@ -81,16 +87,18 @@ def read_study(study: Study, *, any_grid: bool = False, with_lesion: bool = True
 def _in_file(source: Path, vocabulary: Vocabulary) -> list[Study]:
     if source.suffix.lower() in table.ENDINGS_OF_TABLES:
         return table.find(source, vocabulary)
+    if dicom.is_dicom(source):
+        raise UserError(f"{source}: one file of a DICOM series; give the folder of the series")
     if not source.name.lower().endswith(ENDINGS):
         raise UserError(f"{source}: neither a NIfTI file nor a CSV or TSV table; {_EXPECTED}")
     if source.parent.name in nnunet.FOLDERS:
         return nnunet.find(source, vocabulary)
     if found := folders.single_file(source, vocabulary):
         return found
-    raise UserError(f"{source}: its name says no contrast; expected one such as CASE_t1.nii.gz; rename it")
+    raise UserError(f"{source}: {vocabulary.unknown(without_ending(source))}; {_NAMED}; {ALIASES_HELP}")
 
 
-def _in_folder(source: Path, vocabulary: Vocabulary) -> list[Study]:
+def _in_folder(source: Path, vocabulary: Vocabulary, note: Callable[[str], None]) -> list[Study]:
     if root := bids.root_of(source):
         return bids.find(source, root, vocabulary)
     if nnunet.is_dataset(source):
@@ -101,7 +109,14 @@ def _in_folder(source: Path, vocabulary: Vocabulary) -> list[Study]:
     below = [folder for folder in folders.folders_below(source) if folder != source]
     found = here + [study for folder in below for study in folders.studies_in(folder, source, vocabulary)]
     with_scans = {study.source if study.source.is_dir() else study.source.parent for study in found}
-    return found + dicom.find([f for f in (source, *below) if f not in with_scans], source, vocabulary)
+    others = [folder for folder in (source, *below) if folder not in with_scans]
+    found += dicom.find(others, source, vocabulary)
+    if untaken := [words for folder in others if (words := folders.strangers(folder))]:
+        words = f"{source}: nothing is taken from {few(untaken)}: no name says a known contrast; {ALIASES_HELP}"
+        if not found:
+            raise UserError(f"{source}: no study in it; {words.removeprefix(f'{source}: ')}")
+        note(words)
+    return found
 
 
 def _read(study: Study, contrast: str) -> Volume:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Study:
         problem: What is wrong with its files, if anything; told when it is read, so that one never stops the rest.
         notes: What was left out or could be understood in two ways.
         series: Contrast to all files of its DICOM series.
+        left_out: Its scans that no contrast is known of, each with the reason.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Study:
     problem: str = ""
     notes: tuple[str, ...] = ()
     series: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {contrast: self.files[contrast] for contrast in CONTRASTS if contrast in self.files}
@@ -65,6 +67,12 @@ def distinct(studies: Iterable[Study]) -> list[Study]:
         taken.add(str(place).casefold())
         found.append(replace(study, place=place))
     return sorted(found, key=lambda s: str(s.place))
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names and how many more there are: "a, b, c and 12 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def own_name(folder: Path) -> str:
@@ -111,20 +119,16 @@ def masks_among(paths: Iterable[Path]) -> tuple[Path | None, Path | None, tuple[
     found = [p for p in paths if is_mask(p)]
     lesions = [p for p in found if is_lesion_mask(p)]
     if len(lesions) > 1:
-        notes.append(f"{len(lesions)} lesion masks: {_listed(lesions)}; none is used")
+        notes.append(f"{len(lesions)} lesion masks: {few([p.name for p in lesions])}; none is used")
     brains = [p for p in found if not is_lesion_mask(p) and _words(p)[-1] in ("mask", "brainmask")]
     clearly = [p for p in brains if _words(p)[-1] == "brainmask" or "brain" in _words(p)] or brains
     if len(clearly) > 1:
-        notes.append(f"{len(clearly)} brain masks: {_listed(clearly)}; none is used")
+        notes.append(f"{len(clearly)} brain masks: {few([p.name for p in clearly])}; none is used")
     return _single(lesions), _single(clearly), tuple(notes)
 
 
 def _single(paths: list[Path]) -> Path | None:
     return paths[0] if len(paths) == 1 else None
-
-
-def _listed(paths: list[Path]) -> str:
-    return " and ".join(path.name for path in paths)
 
 
 def _words(path: Path) -> list[str]:

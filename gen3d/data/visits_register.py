@@ -89,8 +89,9 @@ def shifts(patient: Patient, to: str | None = None) -> list[Shift]:
 def shift_between(fixed: np.ndarray, moving: np.ndarray) -> tuple[float, float, float]:
     r"""Return by how many voxels ``moving`` lies behind ``fixed``, by the largest cross-correlation of their edges.
 
-    $\arg\max_s \sum_v f(v)\,m(v + s)$ over shifts up to a quarter of each axis, to a fraction of a voxel by a parabola;
-    f and m are gradient magnitudes, cut at their 99th percentile, without their mean, and 0 beyond the field of view.
+    $\mathrm{argmax}_s \sum_v f(v)\,m(v + s)$ over shifts up to a quarter of each axis, to a fraction of a voxel by a
+    parabola; f and m are gradient magnitudes, cut at their 99th percentile, without their mean, and 0 beyond the field
+    of view.
     Where these correlate by no more than ``ALIKE`` anywhere, nothing can be said, and the answer is 0. A turn about the
     middle is not seen.
 

@@ -20,7 +20,7 @@ COMMANDS = {
 MODEL = "models/gen3d"
 
 
-def write_bundle(model: str | Path, out: Path) -> Path:
+def write_bundle(model: str | Path, out: Path, *, dry_run: bool = False) -> Path:
     """Write a MONAI bundle: ``configs/metadata.json``, ``configs/inference.json``, the saved model, its card.
 
     ``network_def`` gives the system; ``run`` is the gen3d command that the model is for, with ``arguments`` that can be
@@ -29,6 +29,7 @@ def write_bundle(model: str | Path, out: Path) -> Path:
     Args:
         model: A folder, shipped name or hub id.
         out: A new folder.
+        dry_run: Check everything, write nothing.
 
     Raises:
         UserError: The model is damaged, or the folder is there or can't be written.
@@ -37,6 +38,8 @@ def write_bundle(model: str | Path, out: Path) -> Path:
     check_files(folder)
     if out.exists():
         raise UserError(f"{out}: exists; choose a new folder")
+    if dry_run:
+        return out
     index = read_index(folder)
     facts = index.get("provenance", {})
     with whole_folder(out) as temporary:

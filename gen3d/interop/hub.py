@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from gen3d.core.checkpoint import check_files, read_index, whole_folder
+from gen3d.core.checkpoint import INDEX, check_files, read_index, whole_folder
 from gen3d.core.error import UsageError, UserError
 from gen3d.systems import find_model
 
@@ -11,16 +11,17 @@ HUB = "hub:"
 CARRIED = ("*.json", "*.safetensors", "*.md")  # a saved model has nothing else; code and pickles are never fetched
 
 
-def push(model: str | Path, to: str, *, public: bool = False) -> str:
+def push(model: str | Path, to: str, *, public: bool = False, dry_run: bool = False) -> str:
     """Copy a saved model to a folder, or as one commit to a repository of the hub, which is made if it isn't there.
 
     Args:
         model: A folder, shipped name or hub id.
         to: A folder, or ``hub:OWNER/NAME``; the token is the one that ``hf auth login`` keeps.
         public: Whether a repository that is made can be seen by everybody.
+        dry_run: Check everything but what only the hub knows, write nothing.
 
     Returns:
-        Where it is.
+        Where it is, or would be.
 
     Raises:
         UserError: The model's files are damaged, the folder holds something else, or the hub refuses.
@@ -28,10 +29,12 @@ def push(model: str | Path, to: str, *, public: bool = False) -> str:
     folder = find_model(model)
     check_files(folder)
     if not to.startswith(HUB):
-        return str(copied(folder, Path(to)))
+        return str(copied(folder, Path(to), dry_run=dry_run))
     from huggingface_hub import HfApi
 
-    name = repository(to)
+    name, place = repository(to), f"https://huggingface.co/{repository(to)}"
+    if dry_run:
+        return place
     try:
         api = HfApi()
         api.create_repo(name, private=not public, exist_ok=True)
@@ -44,15 +47,16 @@ def push(model: str | Path, to: str, *, public: bool = False) -> str:
         )
     except Exception as error:
         raise refused(to, error) from None
-    return f"https://huggingface.co/{name}"
+    return place
 
 
-def pull(source: str, out: Path | None = None) -> Path:
+def pull(source: str, out: Path | None = None, *, dry_run: bool = False) -> Path:
     """Fetch a saved model from the hub or a folder, check its SHA-256s, and return its folder.
 
     Args:
         source: ``hub:OWNER/NAME``, or a folder.
         out: Where to; by default the hub's cache, where ``gen3d.load("OWNER/NAME")`` finds it.
+        dry_run: Check everything but the weights of a model of the hub, write nothing.
 
     Raises:
         UserError: There is no such model, its files are damaged, or the hub can't be reached.
@@ -65,10 +69,17 @@ def pull(source: str, out: Path | None = None) -> Path:
             )
         folder = find_model(source)
         check_files(folder)
-        return copied(folder, out)
-    from huggingface_hub import snapshot_download
+        return copied(folder, out, dry_run=dry_run)
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
+        if dry_run:
+            name = repository(source)
+            if out is not None:
+                forbid_foreign(out)
+            HfApi().model_info(name)
+            return out or Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
         folder = Path(snapshot_download(repository(source), allow_patterns=list(CARRIED)))
     except UserError:
         raise
@@ -90,22 +101,33 @@ def repository(name: str) -> str:
     return words
 
 
-def copied(folder: Path, to: Path) -> Path:
-    """Copy a saved model's own files to a new folder, or over a saved model, at once.
+def copied(folder: Path, to: Path, *, dry_run: bool = False) -> Path:
+    """Copy a saved model's own files to a new folder, or over a saved model, at once; or only check that they may be.
 
     Raises:
         UserError: The folder holds something else, or can't be written.
     """
     if to.resolve() == folder.resolve():
         raise UserError(f"{to}: is the model itself; choose another folder")
-    if to.is_dir() and any(to.iterdir()) and not (to / "model_index.json").is_file():
-        raise UserError(f"{to}: holds something that is no saved model; choose a new folder")
+    forbid_foreign(to)
+    if dry_run:
+        return to
     with whole_folder(to) as temporary:
         for path in sorted(p for pattern in CARRIED for p in folder.rglob(pattern)):
             place = temporary / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
     return to
+
+
+def forbid_foreign(folder: Path) -> None:
+    """Check that a folder is free, or holds a saved model.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+        raise UserError(f"{folder}: holds something that is no saved model; choose a new folder")
 
 
 def refused(name: str, error: Exception) -> UserError:

@@ -30,7 +30,13 @@ KNOWN = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1}
 
 
 def import_maisi_vae(
-    checkpoint: Path, config: Path | None, folder: Path, *, modality: str = "ct", licence: str | None = None
+    checkpoint: Path,
+    config: Path | None,
+    folder: Path,
+    *,
+    modality: str = "ct",
+    licence: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Write a saved model ("kl-ae") from MAISI's ``autoencoder_v1.pt`` or ``autoencoder_v2.pt``.
 
@@ -40,6 +46,7 @@ def import_maisi_vae(
         folder: Where the model is written.
         modality: Whose grey scale it takes: "ct" is -1000..1000 HU to 0..1, "mri" the percentiles 0 and 99.5.
         licence: Of the weights, as their publisher states it; by default that of the release for the modality.
+        dry_run: Read and check everything, write nothing.
 
     Raises:
         UsageError: The modality is unknown.
@@ -68,7 +75,8 @@ def import_maisi_vae(
         "source": "MAISI, NVIDIA (https://github.com/NVIDIA-Medtech/NV-Generate-CTMR)",
         "licence": licence,
     }
-    save_model(system, folder, card=card(system))
+    if not dry_run:
+        save_model(system, folder, card=card(system))
 
 
 def read_config(path: Path) -> KLConfig:

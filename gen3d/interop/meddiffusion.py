@@ -20,7 +20,9 @@ from gen3d.latent.meddiffusion import CLASSES, MedDiffusion, MedDiffusionConfig
 from gen3d.systems import load
 
 
-def import_meddiffusion(checkpoint: Path, config: Path | None, autoencoder: Path | None, folder: Path) -> None:
+def import_meddiffusion(
+    checkpoint: Path, config: Path | None, autoencoder: Path | None, folder: Path, *, dry_run: bool = False
+) -> None:
     """Write a saved model from an official checkpoint of a BiFlowNet, its averaged weights where it has them.
 
     Args:
@@ -29,6 +31,7 @@ def import_meddiffusion(checkpoint: Path, config: Path | None, autoencoder: Path
             checkpoint, else the 8x release's.
         autoencoder: The saved model of its autoencoder; without one the network can be asked, and nothing generated.
         folder: Where the model is written.
+        dry_run: Read and check everything, write nothing.
 
     Raises:
         UserError: A file is damaged or does not fit, or the folder holds something.
@@ -40,16 +43,18 @@ def import_meddiffusion(checkpoint: Path, config: Path | None, autoencoder: Path
     load_weights(system.network, weights, str(checkpoint))
     system.provenance = provenance(system, checkpoint)
     whole = merged(system.eval(), folder)
-    save_model(whole, folder, card=card(whole))
+    if not dry_run:
+        save_model(whole, folder, card=card(whole))
 
 
-def import_autoencoder(checkpoint: Path, config: Path | None, folder: Path) -> None:
+def import_autoencoder(checkpoint: Path, config: Path | None, folder: Path, *, dry_run: bool = False) -> None:
     """Write a saved model from an official checkpoint of a Patch-Volume autoencoder.
 
     Args:
         checkpoint: A Lightning ``.ckpt`` or a bare state dict.
         config: Its configuration as JSON; by default that in the checkpoint, else the 8x release's.
         folder: Where the model is written.
+        dry_run: Read and check everything, write nothing.
 
     Raises:
         UserError: A file is damaged or does not fit, or the folder holds something.
@@ -67,7 +72,8 @@ def import_autoencoder(checkpoint: Path, config: Path | None, folder: Path) -> N
     system.network.load_state_dict(network.state_dict())
     system.provenance = provenance(system, checkpoint)
     whole = merged(system.eval(), folder)
-    save_model(whole, folder, card=card(whole))
+    if not dry_run:
+        save_model(whole, folder, card=card(whole))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

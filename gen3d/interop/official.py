@@ -24,6 +24,7 @@ def import_official(
     autoencoder: str | None = None,
     modality: str | None = None,
     licence: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Write a saved model from an official checkpoint; no code that the file names is run.
 
@@ -36,6 +37,7 @@ def import_official(
         autoencoder: Folder, shipped name or hub id of the autoencoder that a latent diffusion model stands on.
         modality: Whose grey scale MAISI's autoencoder takes, ct or mri.
         licence: Of its weights; by default the release's for the modality.
+        dry_run: Read and check everything, write nothing.
 
     Raises:
         UsageError: The family is unknown, or takes no such option.
@@ -50,17 +52,17 @@ def import_official(
     if family in ("wdm", "cwdm"):
         from gen3d.interop.wdm import import_checkpoint
 
-        import_checkpoint(family, checkpoint, config, target, folder)
+        import_checkpoint(family, checkpoint, config, target, folder, dry_run=dry_run)
     elif family == "maisi-vae":
         from gen3d.interop.maisi import import_maisi_vae
 
-        import_maisi_vae(checkpoint, config, folder, modality=modality or "ct", licence=licence)
+        import_maisi_vae(checkpoint, config, folder, modality=modality or "ct", licence=licence, dry_run=dry_run)
     elif family == "meddiffusion-ae":
         from gen3d.interop.meddiffusion import import_autoencoder
 
-        import_autoencoder(checkpoint, config, folder)
+        import_autoencoder(checkpoint, config, folder, dry_run=dry_run)
     else:
         from gen3d.interop.meddiffusion import import_meddiffusion
 
         found = None if autoencoder is None else find_model(autoencoder)
-        import_meddiffusion(checkpoint, config, found, folder)
+        import_meddiffusion(checkpoint, config, found, folder, dry_run=dry_run)

@@ -67,12 +67,15 @@ class Record:
         return id(self)
 
     def append(self, item: Any) -> None:
+        """Keep what a list's pickle adds."""
         self.items.append(item)
 
     def extend(self, items: Any) -> None:
+        """Keep what a list's pickle adds, several at once."""
         self.items.extend(items)
 
     def add(self, *items: Any) -> None:
+        """Keep what a set's pickle adds."""
         self.items.extend(items)
 
     def __repr__(self) -> str:

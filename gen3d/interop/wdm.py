@@ -21,7 +21,9 @@ RELEASES: dict[str, dict[str, Any]] = {
 }
 
 
-def import_checkpoint(system: str, checkpoint: Path, config: Path | None, target: str | None, folder: Path) -> None:
+def import_checkpoint(
+    system: str, checkpoint: Path, config: Path | None, target: str | None, folder: Path, *, dry_run: bool = False
+) -> None:
     """Write a saved model from an official checkpoint, a ``.pt`` file of plain tensors.
 
     Args:
@@ -30,6 +32,7 @@ def import_checkpoint(system: str, checkpoint: Path, config: Path | None, target
         config: The official configuration as JSON, flat or nested under "config"; by default the official release's.
         target: What a cWDM network makes, by default t1n.
         folder: Where the model is written; a cWDM folder that is there already gets the target besides those it has.
+        dry_run: Read and check everything, write nothing.
 
     Raises:
         UsageError: The system or target is unknown.
@@ -43,7 +46,8 @@ def import_checkpoint(system: str, checkpoint: Path, config: Path | None, target
     official = official_config(config, RELEASES[system])
     model = import_wdm(checkpoint, official) if system == "wdm" else import_cwdm(checkpoint, official, target or "t1n")
     whole = merged(model, folder)
-    save_model(whole, folder, card=card(whole))
+    if not dry_run:
+        save_model(whole, folder, card=card(whole))
 
 
 def import_wdm(checkpoint: Path, official: Official) -> WDM:
@@ -67,7 +71,12 @@ def import_wdm(checkpoint: Path, official: Official) -> WDM:
 
 
 def import_cwdm(checkpoint: Path, official: Official, target: str) -> CWDM:
-    """Return the system of an official cWDM checkpoint, with one network."""
+    """Return the system of an official cWDM checkpoint, with one network.
+
+    Raises:
+        UsageError: The target is no contrast of cWDM; the nearest is named.
+        UserError: The checkpoint is of another network.
+    """
     known = CWDMConfig().contrasts
     if target not in known:
         raise UsageError(f"--target {target}: unknown{nearest(target, known)}; known: {', '.join(known)}")

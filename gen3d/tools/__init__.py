@@ -1,0 +1,1 @@
+"""What a person runs: each command of ``gen3d`` as a function."""

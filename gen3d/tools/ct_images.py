@@ -9,7 +9,8 @@ import numpy as np
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data import dicom
-from gen3d.data.nifti import ENDINGS, read, read_labels
+from gen3d.data.lone_scans import LoneScan
+from gen3d.data.nifti import read, read_labels
 from gen3d.latent.ct import accept_hu
 
 
@@ -34,24 +35,6 @@ class Job:
     notes: tuple[str, ...] = ()
 
 
-def find_images(source: Path) -> list[Path]:
-    """Return the CTs at a place: a file, the NIfTI files of a folder, or the folder itself where it holds DICOM.
-
-    Raises:
-        UserError: There are none.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder; expected a CT as NIfTI or DICOM")
-    found = sorted(p for p in source.iterdir() if p.name.lower().endswith(ENDINGS) and not p.name.startswith("."))
-    if not found and dicom.dicom_files(source):
-        return [source]
-    if not found:
-        raise UserError(f"{source}: no CT in it; expected NIfTI files (.nii, .nii.gz) or one DICOM series")
-    return found
-
-
 def beside(companion: Path | None, file: Path, what: str) -> Path | None:
     """Return the companion of an image: the file that was named, or that of the same name in a folder.
 
@@ -60,7 +43,7 @@ def beside(companion: Path | None, file: Path, what: str) -> Path | None:
     """
     if companion is None or not companion.is_dir():
         return companion
-    if not (companion / file.name).is_file():
+    if not (companion / file.name).exists():
         raise UserError(f"{companion}: no {what} called {file.name} in it; expected the images' own names")
     return companion / file.name
 
@@ -73,17 +56,18 @@ def read_ct(path: Path) -> Volume:
     return volume
 
 
-def read_job(file: Path, name: str, truth: Path | None, mask: Path | None, *, has_spacing: bool = False) -> Job:
+def read_job(scan: LoneScan, truth: Path | None, mask: Path | None, *, has_spacing: bool = False) -> Job:
     """Read an image with its truth and mask; ``has_spacing``: somebody says what its pixels measure.
 
     Raises:
         UserError: They do not match, or are no CT.
     """
-    source = read_ct(file)
+    source = scan.read("ct", flat=True)
+    accept_hu(source)
     notes: list[str] = []
     pixel = source.spacing
     if not has_spacing and pixel[0] == pixel[1] == 1.0:
-        notes.append("pixels of exactly 1 mm: kernels depend on it; give --spacing if the file has lost its own")
+        notes.append("pixels of exactly 1 mm: kernels depend on it; give --pixel-size if the file has lost its own")
     true = read_ct(truth) if truth else None
     if true is not None and true.shape != source.shape:
         raise UserError(f"{truth}: shape {true.shape} against the image's {source.shape}; expected the same scan")
@@ -94,7 +78,7 @@ def read_job(file: Path, name: str, truth: Path | None, mask: Path | None, *, ha
     inside = read_labels(mask, flat=True).voxels > 0 if mask else None
     if inside is not None and inside.shape != source.shape:
         raise UserError(f"{mask}: shape {inside.shape} against the image's {source.shape}; expected a mask of it")
-    return Job(name, source, true, inside, integers_of(source), tuple(notes))
+    return Job(scan.name, source, true, inside, integers_of(source), tuple(notes))
 
 
 def integers_of(volume: Volume) -> np.dtype[Any] | None:

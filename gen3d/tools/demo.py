@@ -32,6 +32,8 @@ from gen3d.tools.synthesize import synthesize
 
 MODEL, UNSEEN, UNUSED_SEED, HIDDEN = "brain-completion", "brats/TCGA-DU-7294", 9001, "t2f"
 BASELINE, REGRESSION = "baseline.json", "regression"
+SQUARED = "same network, squared error alone"
+RECORDED = f"{SQUARED} (recorded)"
 
 
 def demo(out: Path = Path("demo"), model: str | Path = MODEL, hidden: str = HIDDEN) -> Path:
@@ -54,6 +56,7 @@ def demo(out: Path = Path("demo"), model: str | Path = MODEL, hidden: str = HIDD
     source, words = unseen_case(out)
     case = read_case(source)
     console.print(f"The patient: {case.name}, {words}. {TITLES[hidden]} is hidden and made anew from the others.")
+    console.print("This takes a minute or two on a CPU.")
     since = time.monotonic()
     made = filled_in(source, out, model, hidden)
     console.print(f"Made in {time.monotonic() - since:.0f} s, loading and writing included: {made}")
@@ -68,9 +71,15 @@ def demo(out: Path = Path("demo"), model: str | Path = MODEL, hidden: str = HIDD
         advance(4, "done")
     console.print(table(scores, f"Hidden {TITLES[hidden]} of {case.name}"))
     console.print(reading(scores))
+    if RECORDED in scores:
+        console.print(
+            "Recorded: a network of the same size, trained for the squared error alone in a cross-validation, without "
+            "this patient. Its weights do not ship; its scores of this patient do."
+        )
     picture = out / f"{case.name}-comparison.png"
     compare(picture, case, given, true, synthetic, hidden)
     console.print(f"See {picture}")
+    console.print("Go on with: source .venv/bin/activate, then gen3d")
     return picture
 
 
@@ -109,10 +118,10 @@ def network_baseline(source: Path, folder: Path, case: Case, true: Volume, hidde
     if not (folder / REGRESSION).is_dir():
         recorded = read_json(folder / BASELINE).get("recorded", {}) if (folder / BASELINE).is_file() else {}
         row = recorded.get(case.name, {}).get(hidden)
-        return {"same network, squared error alone (recorded)": CompletionScore(**row)} if row else {}
+        return {RECORDED: CompletionScore(**row)} if row else {}
     with tempfile.TemporaryDirectory() as temporary:
         made = synthesize(source, temporary, folder / REGRESSION, [hidden], check=False)
-        return {"same network, squared error alone": scored(case, true, tensor(read(made[0])))}
+        return {SQUARED: scored(case, true, tensor(read(made[0])))}
 
 
 def voxel_baselines(

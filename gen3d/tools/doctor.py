@@ -36,7 +36,7 @@ def doctor(model: str | None = None, *, as_json: bool = False) -> bool:
 
 def examined(model: str | None = None) -> list[Finding]:
     """Return what all checks find; what needs torch is not tried where torch does not work."""
-    findings = [Finding("python", f"{sys.version.split()[0]}, {sys.executable}"), *packages(), *room()]
+    findings = [Finding("python", f"{sys.version.split()[0]}, {sys.executable}"), *packages(), *room(), extractors()]
     if not any(finding.check == "torch" and "can't be imported" in finding.found for finding in findings):
         findings += [*device(), *networks(), *models(model)]
     return findings
@@ -130,6 +130,19 @@ def room() -> list[Finding]:
         mend = "" if memory >= MEMORY_GB else few("memory", MEMORY_GB)
         findings.append(Finding("memory", f"{memory:.1f} GB free", mend))
     return findings
+
+
+def extractors() -> Finding:
+    """Say which tool finds the brain for --mask auto; to have none is no fault."""
+    from gen3d.data.brain_extraction import EXTRACTORS, find_extractor
+
+    try:
+        tool, program = find_extractor()
+    except UserError:
+        names = ", ".join(tool.command for tool in EXTRACTORS)
+        return Finding("brain masks", f"none of {names} is installed; --mask auto needs one, nothing else does")
+    version = tool.version(program) or "of unknown version"
+    return Finding("brain masks", f"{tool.name} {version}, {program}, for --mask auto")
 
 
 def few(what: str, least: float) -> str:

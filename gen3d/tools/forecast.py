@@ -1,6 +1,5 @@
 """``gen3d forecast``: a patient's next visit from the earlier ones, beside the copied last one."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +8,16 @@ from typing import Any
 
 import torch
 
-from gen3d import __version__
 from gen3d.core.error import UsageError, UserError
 from gen3d.data.study import as_name, own_name
 from gen3d.data.visits import Patient, find_patients, read_patient
 from gen3d.data.visits_register import aligned, check_one_grid, shifts
-from gen3d.tools.batch import one_by_one
+from gen3d.tools.batch import close, one_by_one, outcome
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside, protect
 from gen3d.tools.forecast_files import Job, asked, remove_stale, write_patient
 from gen3d.tools.forecast_images import Advance, look, steps, unlike_scans, unlike_times
 from gen3d.tools.forecast_query import Query, Wish, at_day, parse_wish, query
-from gen3d.tools.outcomes import put
-from gen3d.tools.record import WARNING, about, patients
+from gen3d.tools.record import about, patients
 from gen3d.tools.sampling import OpenModel, open_model
 
 
@@ -97,7 +94,7 @@ def forecast(
         device: ``auto``, ``cpu``, ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         dry_run: Read and check everything, write nothing.
-        report: A JSON file for all outcomes.
+        report: A JSON file of what became of each case; a dry run writes none.
         advance: Told the share done and what is being done.
         done: Told what became of each patient that did not fail.
         failed: Told of every patient of several that failed; the others go on.
@@ -119,19 +116,15 @@ def forecast(
         return served(path, out / place, loaded, request, wishes, of_all, dry_run=dry_run)
 
     def told(row: Mapping[str, Any]) -> None:
-        for words in (*row["misaligned"], *(f"unlike the training set: {said}" for said in row["outside_training"])):
-            note(f"{row['patient']}: {words}")
+        for words in row["misaligned"]:
+            note(f"{row['case']}: {words}")
         done(row)
 
     places = [place_of(path, source) for path in found]
-    rows = one_by_one(found, places, serve, "patient", advance=advance, done=told, failed=failed)
-    failures = sum(row["status"] == "failed" for row in rows)
-    if failures < len(rows):
+    rows = one_by_one(found, places, serve, advance=advance, done=told, failed=failed, note=note)
+    if any(row["status"] != "failed" for row in rows):
         note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
-    if report is not None:
-        put(report, json.dumps(reported(rows, loaded, failures), indent=1, default=str) + "\n", "part")
-    if failures:
-        raise UserError(f"{len(found)} patients, {failures} failed; the others are in {out}")
+    close(rows, out, about(loaded), report, dry_run=dry_run)
     return rows
 
 
@@ -140,12 +133,6 @@ def place_of(path: Path, source: Path) -> Path:
     if path == source:
         return Path(as_name(own_name(path) if path.is_dir() else path.name.split(".nii")[0]))
     return Path(*(as_name(part.split(".nii")[0]) for part in path.relative_to(source).parts))
-
-
-def reported(rows: Sequence[Mapping[str, Any]], model: OpenModel, failures: int) -> dict[str, Any]:
-    """Return what ``--report`` says."""
-    head = {"synthetic": True, "warning": WARNING, "patients": len(rows), "failed": failures}
-    return {**head, "results": list(rows), "model": about(model), "gen3d": __version__}
 
 
 def served(
@@ -179,28 +166,28 @@ def served(
         scans = unlike_scans(model, look(model.system, visits))
     ahead = [one.day - visits[-1].day for one in queries if one.day > visits[-1].day]
     unlike = (*scans, *unlike_times(model, patient, ahead))
-    row: dict[str, Any] = {
-        "patient": patient.name,
-        "status": "checked" if dry_run else "outside" if unlike else "made",
+    told: dict[str, Any] = {
         "unit": patient.unit,
         "visits": [{"name": v.name, "day": v.day, "date": v.date and str(v.date)} for v in patient.visits],
         "sources": list(dict.fromkeys(v.volume.origin.name for v in known.visits if v.volume.origin)),
         "hidden": patient.visits[-1].name if request.hide_last else None,
         "moved_mm": {name: round(mm, 3) for name, mm in moved.items()},
         "misaligned": [shift.words for shift in there],
-        "outside_training": list(unlike),
         "structures_measured": bool(model.system.config.labels) and not scans,
     }
+    status, reason = "checked" if dry_run else "outside" if unlike else "made", "; ".join(unlike)
+    facts = {"patient": patient.name, "status": status, **told, "outside_training": list(unlike)}
     hidden = patient.visits[-1] if request.hide_last else None
-    job = Job(patient, known, hidden, queries, request.samples, request.seed, request.keep, request.rollout, row)
+    job = Job(patient, known, hidden, queries, request.samples, request.seed, request.keep, request.rollout, facts)
     protect(folder, job.names())
     if dry_run:
-        return {**row, "forecasts": [asked(one, job.stem(one)) for one in queries]}
+        return outcome(patient.name, status, reason, **told, forecasts=[asked(one, job.stem(one)) for one in queries])
     clear_leftovers(folder)
     with delivered(folder) as temporary, torch.inference_mode():
         forecasts = write_patient(temporary, model, job, lambda share: advance(0.1 + 0.9 * share))
     remove_stale(folder, job)
-    return {**row, "forecasts": forecasts}
+    files = [name for one in forecasts for name in one.pop("files")]
+    return outcome(patient.name, status, reason, files, **told, forecasts=forecasts)
 
 
 def without_last(patient: Patient) -> Patient:

@@ -17,7 +17,7 @@ from gen3d.tools import forecast_picture
 from gen3d.tools.delivery import sidecars
 from gen3d.tools.forecast_images import UNLIKE, Advance, Answer, Seen, answer, changed, look, rolled_out, sizes
 from gen3d.tools.forecast_query import Query, label
-from gen3d.tools.forecast_scores import drift, interval, mean_of, scored
+from gen3d.tools.forecast_scores import drift, mean_of, scored, spread
 from gen3d.tools.record import WARNING, about, description, sidecar, write_record
 from gen3d.tools.request import sample_suffix
 from gen3d.tools.sampling import OpenModel, choose_walk
@@ -105,13 +105,13 @@ def write_forecast(
     share = 0.6 if job.rollout else 0.9
     found = answer(model, seen, query.day, key, job.samples, take, lambda done: advance(share * done))
     contrast = seen.last.contrast or model.system.config.contrasts[0]
-    row = asked(query, stem)
+    row = {**asked(query, stem), "samples": found.samples}
     if seen.measured:
         latest = sizes(model, seen, found.latest)
         volumes = {"forecast": sizes(model, seen, found.image), "copy": latest}
-        spread = {"samples_mean": mean_of(measured), "samples_10_to_90": interval(measured)}
-        spread |= {"interval_80": likely(model, seen, query.day, volumes["forecast"])}
-        row["volumes_ml"] = {**rounded(volumes), **spread}
+        drawn = {"samples_mean": mean_of(measured), **spread(measured)}
+        interval = {"interval_80": likely(model, seen, query.day, volumes["forecast"])}
+        row["volumes_ml"] = {**rounded(volumes), **drawn, **interval}
     if job.hidden is not None:
         row["scores"] = scored(model, seen, whole, found)
     images = {"_forecast": (found.voxels, found.kind), "_change": (found.voxels - found.copy, "forecast - last visit")}
@@ -128,7 +128,6 @@ def write_forecast(
         **job.facts,
         **row,
         "intensity": f"that of {seen.visits[-1].name}",
-        "samples": found.samples,
         "seed": job.seed,
         "sampler": walk.sampler if found.samples else None,
         "steps": walk.steps if found.samples else 1,
@@ -216,7 +215,9 @@ def volumes_tree(model: OpenModel, job: Job, whole: Seen, rows: Sequence[Mapping
         "structures": list(model.system.config.labels),
         "measured_by": "Measured by one fixed segmentation network, applied alike to visits, copy and forecasts.",
         "visits": visits,
-        "forecasts": [{key: row[key] for key in ("at", "date", "day", "last_visit", "volumes_ml")} for row in rows],
+        "forecasts": [
+            {key: row[key] for key in ("at", "date", "day", "last_visit", "samples", "volumes_ml")} for row in rows
+        ],
         "model": about(model),
         "gen3d": __version__,
     }

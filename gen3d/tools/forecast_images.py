@@ -14,7 +14,7 @@ from gen3d.core.system import Example
 from gen3d.core.volume import Prepared, Volume
 from gen3d.data.envelope import departures
 from gen3d.data.visits import Patient, Visit
-from gen3d.tools.sampling import OpenModel, choose_walk, drawn, to_device
+from gen3d.tools.sampling import OpenModel, choose_walk, drawn, finite, to_device
 
 Advance = Callable[[float], None]
 UNLIKE = 0.5  # share of a change that is believed of a patient who is unlike the training set
@@ -159,7 +159,7 @@ def answer(
         assert walk is not None
         assert condition is not None
         coords = drawn(system, example, condition, derive(key, index), walk)
-        drawn_image = finite(first_channel(system.finish(coords, example)), model)
+        drawn_image = finite(first_channel(system.finish(coords, example)), model.name)
         change = drawn_image.astype(np.float64) - latest
         total += change
         squares += change**2
@@ -168,7 +168,7 @@ def answer(
     kind = "expected image" if image is not None else "sample" if samples == 1 else f"mean of {samples} samples"
     mean = total / max(samples, 1)
     image = latest + mean if image is None else image
-    image = finite((latest + seen.believed * (image - latest)).astype(np.float32), model)
+    image = finite((latest + seen.believed * (image - latest)).astype(np.float32), model.name)
     if seen.believed < 1:
         kind = f"{kind}, {seen.believed:.0%} of change"
     spread = None
@@ -195,17 +195,6 @@ def expected_image(system: Any, example: Example) -> np.ndarray | None:
 def first_channel(image: Tensor) -> np.ndarray:
     """Return the only item's only channel, float32 on the CPU."""
     return image[0, 0].float().cpu().numpy()
-
-
-def finite(image: np.ndarray, model: OpenModel) -> np.ndarray:
-    """Return the image.
-
-    Raises:
-        UserError: It is not finite.
-    """
-    if not np.isfinite(image).all():
-        raise UserError(f"{model.name}: the forecast is not finite; its weights or these scans are damaged")
-    return image
 
 
 def sizes(model: OpenModel, seen: Seen, image: np.ndarray) -> dict[str, float]:

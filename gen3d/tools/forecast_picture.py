@@ -12,10 +12,12 @@ from gen3d.core.volume import Volume
 from gen3d.data.prepare import foreground
 from gen3d.tools.evaluate.canvas import EDGE, FAKE, REAL, chart, heading, legend
 from gen3d.tools.forecast_images import Answer
+from gen3d.tools.forecast_scores import EXTREMES, QUANTILES
 from gen3d.tools.preview import BACKGROUND, FAINT, Panel, draw, limits
 from gen3d.tools.record import patients
 from gen3d.tools.sampling import OpenModel
 
+SPREADS = {"interval_80": "80 % interval", QUANTILES: "samples, 10 to 90 %", EXTREMES: "samples, smallest to largest"}
 NOT_REAL = "Framed columns are synthetic"
 
 
@@ -92,10 +94,10 @@ def structure(cell: Any, name: str, tree: Mapping[str, Any]) -> None:
         measured = [v["volumes_ml"][name] for v in hidden]
         cell.plot(times(hidden), measured, "o", mfc="none", mec=REAL, ms=7, label="hidden visit")
     cell.plot(times(ahead), sizes(ahead, "copy"), "_", color=FAINT, ms=12, mew=2, label="last visit copied")
-    known_spread = any(row["volumes_ml"]["interval_80"] for row in ahead)
-    spread, label = ("interval_80", "80 % interval") if known_spread else ("samples_10_to_90", "samples, 10 to 90 %")
+    spread = next((kind for kind in SPREADS if any(row["volumes_ml"].get(kind) for row in ahead)), "interval_80")
+    label = SPREADS[spread]
     for row, when in zip(ahead, times(ahead), strict=True):
-        if ends := row["volumes_ml"][spread].get(name):
+        if ends := row["volumes_ml"].get(spread, {}).get(name):
             cell.plot([when, when], ends, "-", color=FAKE, lw=4, alpha=0.45, solid_capstyle="butt", label=label)
             label = "_"
     cell.plot(times(ahead), sizes(ahead, "forecast"), "D", color=FAKE, ms=6, label="forecast (synthetic)")

@@ -14,7 +14,8 @@ from gen3d.tools.forecast_images import Answer, Seen, labelled
 from gen3d.tools.sampling import OpenModel
 
 REGION = "voxels above 0 in the last or the true visit; all where 0 is no background"
-INTERVAL = (10, 90)
+QUANTILES, EXTREMES = "samples_10_to_90", "samples_smallest_largest"
+ENOUGH = 8  # samples that tell 10 and 90 % quantiles
 
 
 def scored(model: OpenModel, seen: Seen, whole: Seen, found: Answer) -> dict[str, Any]:
@@ -93,12 +94,27 @@ def drift(seen: Seen, direct: np.ndarray, rolled: np.ndarray, copy: np.ndarray) 
     }
 
 
-def interval(samples: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the 10 and 90 % quantile of each structure's volume over samples; nothing of fewer than two."""
+def spread(samples: Sequence[Mapping[str, float]]) -> dict[str, dict[str, list[float]]]:
+    """Return the two ends between which each structure's volume lies over samples; nothing of fewer than two.
+
+    Returns:
+        ``samples_10_to_90``, the 10 and 90 % quantile; of fewer than eight, which tell no such quantile,
+        ``samples_smallest_largest``.
+    """
     if len(samples) < 2:
         return {}
-    ends = {name: np.percentile([sample[name] for sample in samples], INTERVAL) for name in samples[0]}
-    return {name: [round(float(end), 4) for end in both] for name, both in ends.items()}
+    what, percent = (QUANTILES, (10, 90)) if len(samples) >= ENOUGH else (EXTREMES, (0, 100))
+    ends = {name: np.percentile([sample[name] for sample in samples], percent) for name in samples[0]}
+    return {what: {name: [round(float(end), 4) for end in both] for name, both in ends.items()}}
+
+
+def drawn_between(volumes: Mapping[str, Any], name: str, samples: int) -> str:
+    """Return in words between which ends a structure's volume lies over samples; nothing where that is not known."""
+    for what, words in ((QUANTILES, "10 to 90 %"), (EXTREMES, "smallest and largest")):
+        if name in volumes.get(what, {}):
+            low, high = volumes[what][name]
+            return f"{words} of {samples} samples: {low:.3f} to {high:.3f}"
+    return ""
 
 
 def mean_of(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -111,7 +127,7 @@ def summary(row: Mapping[str, Any]) -> list[str]:
     lines = []
     for one in row["forecasts"]:
         verb = "would forecast" if row["status"] == "checked" else "forecast"
-        lines.append(f"{row['patient']}: {verb} {one['at']}, {one['after']:g} {row['unit']} after {one['last_visit']}")
+        lines.append(f"{row['case']}: {verb} {one['at']}, {one['after']:g} {row['unit']} after {one['last_visit']}")
         if "skill" in (scores := one.get("scores") or {}):
             ours, copy = (
                 "NRMSE {nrmse:.4f}, PSNR {psnr_db:.2f} dB, SSIM {ssim:.4f}".format(**scores[name])
@@ -127,8 +143,11 @@ def summary(row: Mapping[str, Any]) -> list[str]:
             )
         for name, ml in (one.get("volumes_ml") or {}).get("forecast", {}).items():
             volumes = one["volumes_ml"]
-            likely, drawn = volumes["interval_80"].get(name), volumes["samples_10_to_90"].get(name)
-            spread, what = (likely, "80 % interval") if likely else (drawn, "samples, too narrow an interval")
-            ends = f" ({what} {spread[0]:.3f} to {spread[1]:.3f})" if spread else ""
-            lines.append(f"  {name}: {ml:.3f} mL{ends}; last visit copied: {volumes['copy'][name]:.3f} mL")
+            if likely := volumes["interval_80"].get(name):
+                said = f" (80 % interval {likely[0]:.3f} to {likely[1]:.3f})"
+            elif drawn := drawn_between(volumes, name, one["samples"]):
+                said = f" ({drawn}, too narrow an interval)"
+            else:
+                said = ""
+            lines.append(f"  {name}: {ml:.3f} mL{said}; last visit copied: {volumes['copy'][name]:.3f} mL")
     return lines

@@ -1,6 +1,7 @@
 """``gen3d generate``: new scans, with masks from a model of pairs, of nothing or led by masks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from gen3d import __version__
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive
 from gen3d.core.system import Example, System
 from gen3d.core.volume import Triple, Volume
-from gen3d.data.nifti import without_ending, write
+from gen3d.data.nifti import write
+from gen3d.tools.contact_sheet import LABELS, SHEET, SHOWN, contact_sheet, panels
 from gen3d.tools.delivery import delivered, forbid_beside, protect, read_sidecar
-from gen3d.tools.led import Led, find_masks, read_led
-from gen3d.tools.preview import Panel, draw
-from gen3d.tools.record import description, patients, record, sidecar, write_record
-from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, open_model, to_device
+from gen3d.tools.led import Led, find_masks, leads
+from gen3d.tools.preview import Panel
+from gen3d.tools.record import about, description, patients, record, sidecar, write_record
+from gen3d.tools.run_record import RUN, refuse_another
+from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, finite, open_model, to_device
 from gen3d.tools.scans import thousandths
-
-SHEET, SHOWN = "contact-sheet.png", 8
-LABELS = "labels"  # what the mask of a pair is called in files
 
 
 def generate(
@@ -41,6 +42,7 @@ def generate(
     spacing: tuple[float, float, float] | None = None,
     guidance: float | None = None,
     memory: float | None = None,
+    dry_run: bool = False,
     advance: Callable[[float, str], None] = lambda done, words: None,
     failed: Callable[[str, Exception], None] = lambda mask, error: None,
     note: Callable[[str], None] = lambda words: None,
@@ -50,12 +52,13 @@ def generate(
     Led by masks they are ``out/NAME_0001.nii.gz`` ... on the grid of each mask, which is copied beside them; beyond the
     model's canvas they are 0. Of a model of pairs the mask lies beside each scan, ``sample_0001_labels.nii.gz``.
 
-    Scan i is the same whatever ``count``. Scans that the same command has finished before are kept. Grey values are
-    0 to 1000 over the model's window, on its axes and spacing.
+    Scan i is the same whatever ``count``. Scans that the same command has finished before are kept, and with another
+    ``count`` it goes on; ``run.json`` says which command that is. Grey values are 0 to 1000 over the model's window, on
+    its axes and spacing.
 
     Args:
         model: A folder, shipped name or hub id of a model that makes scans from nothing.
-        out: Output folder.
+        out: Output folder; another run's is refused.
         count: How many; of each mask, if there are any.
         mask: A NIfTI file of labels that leads the model, or a folder of them; not the output folder's.
         steps: Of the sampler; by default the model's.
@@ -70,13 +73,17 @@ def generate(
         guidance: Scale of classifier-free guidance towards the class; 1 for none.
         memory: Bytes that decoding may take, besides the weights, where the model has a latent space; by default as
             many as decoding at once takes.
+        dry_run: Read and check everything, write nothing.
         advance: Told the share done and what is being done.
         failed: Told of every mask of several that can't lead; the others go on.
         note: Told in words what a user should know of the model.
 
+    Returns:
+        The scans; in a dry run those that would be made.
+
     Raises:
         UserError: The model needs scans to start from, or a mask, or takes none; a single mask can't lead it, or some
-            of several can't; or the folder holds files of others.
+            of several can't; or the folder holds another run, or files of others.
     """
     if count < 1:
         raise UsageError(f"count {count}: expected at least 1")
@@ -97,6 +104,9 @@ def generate(
     walk = choose_walk(loaded.system, sampler, steps)
     facts = {"mode": "sample", "seed": seed, "sampler": walk.sampler, "steps": walk.steps}
     facts |= {name: value for name, value in changes.items() if name not in ("size", "canvas")}
+    led_by = {"size": list(loaded.system.config.size)} if mask is None else {"mask": str(Path(mask).resolve())}
+    run = {"tool": "generate", "gen3d": __version__, "model": about(loaded), **facts, **led_by}
+    refuse_another(out, run)
     protect(out, [])
     paths: list[Path] = []
     shown: list[Panel] = []
@@ -116,38 +126,35 @@ def generate(
                 out / name: {**facts, **lead.facts, "sample": index + 1, "contrast": contrast, "preview": SHEET}
                 for contrast, name in names(loaded.system, index, lead.name).items()
             }
-            if not all(finished(path, loaded, about) for path, about in wanted.items()):
-                make(loaded, walk, derive(seed, *lead.key, "sample", index), out, wanted, lead, of_all)
+            kept = all(finished(path, loaded, said) for path, said in wanted.items())
+            beside = lead if (out / RUN).is_file() else with_record(lead, run)
+            if dry_run:
+                protect(out, written(wanted, beside))
+                paths += () if kept else wanted
+                continue
+            if not kept:
+                make(loaded, walk, derive(seed, *lead.key, "sample", index), out, wanted, beside, of_all)
             made += wanted
         shown = shown or [*lead.panels, *panels(made)]
         paths += made
-    if paths:
+    if paths and not dry_run:
         with delivered(out) as folder:
             contact_sheet(folder / SHEET, shown[:SHOWN], len(paths), loaded)
     note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
     if failures:
-        raise UserError(f"{len(masks)} masks, {failures} failed; scans of the others are in {out}")
+        rest = "nothing was written" if dry_run or not paths else f"scans of the others are in {out}"
+        raise UserError(f"{len(masks)} masks, {failures} failed; {rest}")
     return paths
+
+
+def with_record(lead: Led, run: Mapping[str, Any]) -> Led:
+    """Return what leads with the run's record among the files that are written beside the scans."""
+    return replace(lead, files={**lead.files, RUN: (json.dumps(run, indent=1) + "\n").encode()})
 
 
 def follows_masks(system: System) -> bool:
     """Tell whether a model is led by masks if it is given some."""
     return getattr(system.config, "task", None) == "mask" or getattr(system.config, "given", 0) > 0
-
-
-def leads(masks: Sequence[Path], system: System, failed: Callable[[str, Exception], None]) -> Iterator[Led | None]:
-    """Yield what leads: each mask, None where it can't, or once nothing."""
-    if not masks:
-        example = system.blank()  # type: ignore[operator]
-        yield Led("sample", (), example, {"size": list(system.config.size)})
-    for path in masks:
-        try:
-            yield read_led(path, system)
-        except UserError as error:
-            if len(masks) == 1:
-                raise
-            failed(path.name, error)
-            yield None
 
 
 def asked(system: System, *, size: Triple | None = None, **wishes: Any) -> dict[str, Any]:
@@ -231,6 +238,11 @@ def finished(path: Path, model: OpenModel, facts: Mapping[str, Any]) -> bool:
     return path.is_file() and read_sidecar(sidecar(path)) == record(path, model, facts)
 
 
+def written(wanted: Iterable[Path], lead: Led) -> list[str]:
+    """Return the names of all files of a scan."""
+    return [*(name for path in wanted for name in (path.name, sidecar(path).name)), *lead.files]
+
+
 def make(
     model: OpenModel,
     walk: Walk,
@@ -248,13 +260,11 @@ def make(
         taken = min(taken + 1, walk.steps)
         of_all(taken / walk.steps)
 
-    protect(out, [*(name for path in wanted for name in (path.name, sidecar(path).name)), *lead.files])
+    protect(out, written(wanted, lead))
     with delivered(out) as folder, torch.inference_mode():
         example = to_device(lead.example, model.device)
         coords = drawn(system, example, system.condition(example), key, walk, step)
-        voxels = system.finish(coords, example)[0].float().cpu().numpy()
-        if not np.isfinite(voxels).all():
-            raise UserError(f"{model.name}: the scan is not finite; its weights are damaged")
+        voxels = finite(system.finish(coords, example)[0].float().cpu().numpy(), model.name)
         for image, (path, facts) in zip(voxels, wanted.items(), strict=True):
             if facts["contrast"] == LABELS:
                 scaled = image.astype(np.uint8)
@@ -273,28 +283,3 @@ def on_grid(image: np.ndarray, system: System, example: Example) -> Volume:
         return Volume(image, np.asarray(system.affine, dtype=np.float64))
     mask: Volume = example["led by"]
     return replace(mask, voxels=example["placement"].place(image))
-
-
-def panels(scans: Sequence[Path]) -> list[Panel]:
-    """Return the columns of scans that were written, and of masks, whose background is black."""
-    columns = []
-    for scan in scans[:SHOWN]:
-        volume, name = reopened(scan), without_ending(scan)
-        limits = (0.0, max(float(volume.voxels.max()), 1.0)) if name.endswith(f"_{LABELS}") else None
-        columns.append(Panel(volume, name.replace("_", " "), synthetic=True, limits=limits))
-    return columns
-
-
-def contact_sheet(path: Path, panels: Sequence[Panel], count: int, model: OpenModel) -> None:
-    """Draw the first scans side by side."""
-    title = f"{model.name}: {count} synthetic scan{'' if count == 1 else 's'}"
-    mask = np.ones(panels[0].volume.shape, dtype=bool)
-    draw(path, panels, title, f"Made by {model.name} ({patients(model)}). Not for diagnosis.", mask)
-
-
-def reopened(path: Path) -> Volume:
-    """Read a scan of ours back; unlike a user's it may be constant, from a model that has not learnt yet."""
-    import nibabel as nib
-
-    image: Any = nib.load(path)
-    return Volume(image.get_fdata(dtype=np.float32), image.affine)

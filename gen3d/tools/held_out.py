@@ -14,7 +14,7 @@ from gen3d.core.volume import Prepared
 from gen3d.data.equalization import floors
 from gen3d.metrics import CompletionScore, Quadratic, QuadraticFit, score_completion, unit_window
 from gen3d.metrics.paired import Paired, paired_interval
-from gen3d.tools.progress import progress_bar
+from gen3d.tools.progress import say, shown_progress
 from gen3d.tools.reliability import foreground
 from gen3d.tools.sampling import OpenModel, expected, open_model, to_device
 
@@ -153,7 +153,9 @@ def compare(
     before = open_model(base, str(device)) if base else None
     opened = {**({before.name: before} if before else {}), AFTER: open_model(model, str(device))}
     contrasts = opened[AFTER].system.config.contrasts
-    with progress_bar("scoring", len(held_out) + 1) as advance:
+    count = len(held_out)
+    say(f"comparing with {before.name if before else REGRESSION} on {count} case{'' if count == 1 else 's'} held out")
+    with shown_progress("scoring", count + 1) as advance:
         fits = regressions(training, contrasts)
         rows = []
         for done, case in enumerate(held_out):

@@ -16,7 +16,7 @@ from gen3d.interop.subjects import Names, given_back, to_case
 from gen3d.segmentation.cases import Segmentation
 from gen3d.tools.record import WARNING
 from gen3d.tools.request import Plan, Request, absent, known
-from gen3d.tools.sampling import Mode, OpenModel, choose_walk, open_model, to_device
+from gen3d.tools.sampling import Mode, OpenModel, choose_walk, finite, open_model, to_device
 from gen3d.tools.scans import thousandths
 from gen3d.tools.segment import Request as MaskRequest
 from gen3d.tools.segment import accept, fits, is_certain
@@ -70,7 +70,7 @@ def filled_in(
     made = {}
     for name, image in found.items():
         voxels = example["prepared"].placement.place(thousandths(image, system.window(name)))
-        made[name] = Volume(finite(np.where(mask, voxels, np.float32(0)), loaded), first.affine, name)
+        made[name] = Volume(finite(np.where(mask, voxels, np.float32(0)), loaded.name), first.affine, name)
     return given_back(given, made, facts(loaded, mode=mode, seed=seed))
 
 
@@ -129,14 +129,3 @@ def facts(model: OpenModel, **more: Any) -> dict[str, Any]:
     """Return what every image that was made says of itself."""
     told = {"synthetic": True, "warning": WARNING, "model": model.name, "weights_sha256": model.sha256}
     return {**told, **more}
-
-
-def finite(voxels: np.ndarray, model: OpenModel) -> np.ndarray:
-    """Return an image.
-
-    Raises:
-        UserError: It is not finite.
-    """
-    if not np.isfinite(voxels).all():
-        raise UserError(f"{model.name}: the image is not finite; its weights or these scans are damaged")
-    return voxels

@@ -106,19 +106,20 @@ def against_truth(
     return {"regions": len(where), "rows": rows}
 
 
-def summary(name: str, report: Mapping[str, Any]) -> list[str]:
-    """Say in a few lines what a report says."""
-    if not report:
-        return [f"{name}: would be standardised"]
-    own = report["before_after"]
+def summary(row: Mapping[str, Any]) -> list[str]:
+    """Return what is printed of an image."""
+    name = row["case"]
+    if row["status"] == "checked":
+        return [f"{name}: would be standardised; kernel {row['source_kernel']}"]
+    own = row["before_after"]
     agreed = own["concordance"]
     words = f"features agree with before at {agreed['median']:.2f} (median concordance)" if agreed else "no region fits"
-    lines = [f"{name}: kernel {report['source_kernel']}"]
+    lines = [f"{name}: kernel {row['source_kernel']}"]
     lines += [f"{name}: changed by {own['change_hu']['all']:.1f} HU on average; {words}, {own['regions']} regions"]
-    for row, values in report.get("against_truth", {}).get("rows", {}).items():
+    for image, values in row.get("against_truth", {}).get("rows", {}).items():
         found = values["concordance"]
         lines.append(
-            f"{name}: {row}: {values['mae_hu']['all']:.1f} HU from the truth"
+            f"{name}: {image}: {values['mae_hu']['all']:.1f} HU from the truth"
             + (f", concordance {found['median']:.3f}" if found else "")
         )
     return lines

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,21 @@ def find_masks(source: Path) -> list[Path]:
         if without_ending(path) in found and found[without_ending(path)] != path:
             raise UserError(f"{path} and {found[without_ending(path)]}: one name; rename one")
     return list(found.values())
+
+
+def leads(masks: Sequence[Path], system: System, failed: Callable[[str, Exception], None]) -> Iterator[Led | None]:
+    """Yield what leads: each mask, None where it can't, or once nothing."""
+    if not masks:
+        example = system.blank()  # type: ignore[operator]
+        yield Led("sample", (), example, {"size": list(system.config.size)})
+    for path in masks:
+        try:
+            yield read_led(path, system)
+        except UserError as error:
+            if len(masks) == 1:
+                raise
+            failed(path.name, error)
+            yield None
 
 
 def read_led(path: Path, system: System) -> Led:

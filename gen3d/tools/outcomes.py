@@ -1,4 +1,7 @@
-"""What became of each case of a run: a JSON file each, and a table of all, worst first. No clock time in either."""
+"""What became of each case of a run: a JSON file each, and a table of all, worst first.
+
+No clock time in either.
+"""
 
 import csv
 import io
@@ -12,6 +15,7 @@ from gen3d.core.error import UserError
 
 RECORDS, TABLE = "cases", "cases.csv"
 Status = Literal["failed", "refused", "outside", "made", "complete"]
+OUTSIDE = "OUTSIDE the model's training set"
 ORDER: tuple[Status, ...] = ("failed", "refused", "outside", "made", "complete")
 
 
@@ -25,6 +29,8 @@ class Outcome:
         status: ``failed``; ``refused`` by --strict; ``outside``: made, but the case is unlike the training set;
             ``made``; ``complete``: nothing was missing.
         reason: Why, in words.
+        findings: In which way it is unlike the training set, one by one.
+        notes: What was left out of it, and what else a user should know of its files.
         given: The contrasts that it has.
         made: Those that were written.
         reliability: For each contrast that is there, hidden and made from the others: the share of its variance that
@@ -42,6 +48,8 @@ class Outcome:
     place: str
     status: Status
     reason: str = ""
+    findings: Sequence[str] = ()
+    notes: Sequence[str] = ()
     given: Sequence[str] = ()
     made: Sequence[str] = ()
     reliability: Mapping[str, float] = field(default_factory=dict)
@@ -124,14 +132,6 @@ def write_table(out: Path, mark: str = "part") -> list[Outcome]:
     return rows
 
 
-def write_report(rows: Sequence[Outcome], path: Path) -> None:
-    """Write all outcomes, and how many ended in which way, as one JSON file."""
-    statuses = [row.status for row in rows]
-    counts: dict[str, int] = {name: statuses.count(name) for name in ORDER}
-    tree: dict[str, object] = {"cases": len(rows), **counts, "worst_first": [asdict(row) for row in rows]}
-    put(path, json.dumps(tree, indent=1) + "\n", "part")
-
-
 def table(rows: Sequence[Outcome]) -> str:
     """Return outcomes as CSV."""
     hidden = named(row.reliability for row in rows)
@@ -148,7 +148,7 @@ def table(rows: Sequence[Outcome]) -> str:
             *(f"psnr_{name}" for name in hidden),
             *(f"uncertainty_{name}" for name in doubted),
             *(f"least_certain_{name}" for name in worst),
-            *("reason", "place"),
+            *("reason", "notes", "place"),
         ]
     )
     for row in rows:
@@ -160,7 +160,7 @@ def table(rows: Sequence[Outcome]) -> str:
                 *(shown(row.psnr, name) for name in hidden),
                 *(shown(row.uncertainty, name) for name in doubted),
                 *(shown(row.least_certain, name) for name in worst),
-                *(row.reason, row.place),
+                *(row.reason, "; ".join(row.notes), row.place),
             ]
         )
     return stream.getvalue()

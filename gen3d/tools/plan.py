@@ -57,15 +57,15 @@ class Choice:
         return self.step.flop * self.accumulate
 
 
-def parse_memory(asked: str) -> float:
-    """Read ``12GB``, ``12 GiB`` or ``12`` as bytes.
+def parse_memory(asked: str, option: str = "--gpu") -> float:
+    """Read ``12GB``, ``12 GiB`` or ``12`` of an option as bytes.
 
     Raises:
         UsageError: It is none of these.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G|)\s*", asked, re.IGNORECASE)
     if not found or not float(found[1]):
-        raise UsageError(f"--gpu '{asked}': expected gigabytes, such as 12GB")
+        raise UsageError(f"{option} '{asked}': expected gigabytes, such as 12GB")
     return float(found[1]) * (2**30 if found[2].lower() == "gib" else 1e9)
 
 

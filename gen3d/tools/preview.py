@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BACKGROUND, INK, FAINT, ALARM = "#0d1117", "#e6edf3", "#7d8590", "#ffb000"
 RING, RING_MM = "#39d5ff", 8.0
+SIGNS = "blue: darker, red: brighter"  # of a difference A - B: what A is where it is so coloured
 VIEW = "LPS"  # arrays turned to these codes show the patient's right on the left, as radiologists look at them
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -61,6 +62,7 @@ def draw(
     footer: str = "",
     mask: np.ndarray | None = None,
     focus: np.ndarray | None = None,
+    alarm: str = "",
 ) -> None:
     """Write a PNG of all panels, one column each, in three planes.
 
@@ -74,6 +76,7 @@ def draw(
         mask: Foreground, (X, Y, Z) in the volumes' own axes, that the picture is cropped to; by default where the first
             volume isn't 0.
         focus: A mask, such as a lesion's, whose centre the planes cut; by default the middle of the foreground.
+        alarm: What nobody must miss, below the title.
     """
     from gen3d import __version__
 
@@ -92,8 +95,11 @@ def draw(
     for plane in range(3):
         cells[plane][0].set_ylabel(PLANES[plane], color=FAINT, fontsize=9, labelpad=12)
     figure.suptitle(title, color=INK, fontsize=13, x=0.02, y=0.985, ha="left", va="top")
+    below = 1 - 0.3 / figure.get_figheight()
+    figure.text(0.02, below, alarm, color=ALARM, fontsize=11, fontweight="bold", ha="left", va="top")
     figure.text(0.02, 0.012, note.strip(), color=FAINT, fontsize=7.5, ha="left", va="bottom")
     about = {"Software": f"gen3d {__version__}", "Title": title, "Description": "synthetic images; not for diagnosis"}
+    about |= {"Warning": alarm} if alarm else {}
     figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata=about, format="png")
 
 
@@ -209,4 +215,5 @@ def colours(kind: str) -> Any:
 def head(cell: "Axes", panel: Panel, low: float, high: float) -> None:
     """Write a column's title, with the scale where colours stand for numbers."""
     scale = "" if panel.kind == "image" else f"\n{low:.3g} to {high:.3g}"
+    scale += f"\n{SIGNS}" if panel.kind == "difference" else ""
     cell.set_title(panel.title + scale, color=ALARM if panel.synthetic else INK, fontsize=10, pad=5)

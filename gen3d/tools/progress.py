@@ -1,4 +1,4 @@
-"""Progress bars on standard error, quiet when it is no terminal."""
+"""Progress bars on standard error, quiet when it is no terminal; of training, lines in a log instead."""
 
 import resource
 import sys
@@ -6,20 +6,43 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+LOG_SECONDS = 60  # between two lines
+
 
 def say(words: str) -> None:
     """Print a line, once for all processes."""
     from gen3d.core.distributed import is_main
 
     if is_main():
-        print(words)
+        print(words, flush=True)
 
 
 def shown_progress(what: str, count: int) -> AbstractContextManager[Callable[[int, str], None]]:
-    """Show a progress bar, one for all processes."""
+    """Show a progress bar, one for all processes; where there is no terminal, a line every minute."""
     from gen3d.core.distributed import is_main
 
-    return progress_bar(what, count) if is_main() else nullcontext(lambda done, words: None)
+    if not is_main():
+        return nullcontext(lambda done, words: None)
+    return progress_bar(what, count) if sys.stderr.isatty() else log_lines(what, count)
+
+
+@contextmanager
+def log_lines(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Say now and then how far it is; yields a function that takes how many are done and a few words."""
+    first, begin = None, time.monotonic()
+    said = begin
+
+    def advance(done: int, words: str) -> None:
+        nonlocal first, begin, said
+        now = time.monotonic()
+        if first is None:
+            first, begin = done, now
+        if now - said >= LOG_SECONDS and done < total:
+            said = now
+            minutes = (now - begin) * (total - done) / (done - first) / 60 if done > first else 0
+            say(f"{what}: {done} of {total}{f', about {minutes:.0f} min left' if minutes >= 1 else ''}; {words}")
+
+    yield advance
 
 
 @contextmanager

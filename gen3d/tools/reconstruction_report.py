@@ -3,8 +3,9 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +22,6 @@ class Scores(dict[str, tuple[float, float]]):
     """PSNR in dB and SSIM against the given image, by method."""
 
 
-@dataclass(frozen=True)
-class Reconstructed:
-    """What became of one scan.
-
-    Attributes:
-        name: Of the scan.
-        file: What was written.
-        scores: PSNR in dB and SSIM over the whole volume against the given image, by method, ours last.
-    """
-
-    name: str
-    file: Path
-    scores: Scores
-
-
 def score(volume: Volume, scan: Volume, acquisition: Acquisition) -> tuple[float, float]:
     """Return PSNR and SSIM over the whole volume; the range is 2000 HU, or the given image's 99.9 percentile."""
     span = CT_RANGE if acquisition.task == "sparse-ct" else float(np.percentile(scan.voxels, 99.9))
@@ -47,14 +33,13 @@ def score(volume: Volume, scan: Volume, acquisition: Acquisition) -> tuple[float
 def show(
     path: Path, scan: Volume, volumes: Mapping[str, Volume], ours: str, acquisition: Acquisition, scores: Scores
 ) -> None:
-    """Draw the given image, the rough one, ours, and the difference."""
-    rough = next(iter(volumes))
+    """Draw the given image, each method's, ours last, and the difference of ours."""
     low, high = (-160.0, 240.0) if acquisition.task == "sparse-ct" else (0.0, float(np.percentile(scan.voxels, 99.5)))
     difference = replace(scan, voxels=volumes[ours].voxels - scan.voxels)
     panels = [Panel(scan, "given", limits=(low, high))]
     panels += [
-        Panel(volumes[method], f"{method}\n{scores[method][0]:.1f} dB", synthetic=True, limits=(low, high))
-        for method in (rough, ours)
+        Panel(volume, f"{method.split(',')[0]}\n{scores[method][0]:.1f} dB", synthetic=True, limits=(low, high))
+        for method, volume in volumes.items()
     ]
     span = (high - low) / 2
     panels.append(Panel(difference, "ours - given", kind="difference", synthetic=True, limits=(-span, span)))
@@ -62,21 +47,23 @@ def show(
     draw(path, panels, title, f"{SIMULATED[0].upper()}{SIMULATED[1:]}.\nNot for diagnosis.", np.ones(scan.shape, bool))
 
 
-def table_lines(rows: Sequence[Reconstructed], acquisition: Acquisition) -> list[str]:
-    """Return what is printed: PSNR and SSIM of every scan by method."""
-    lines = [f"{acquisition.words()}; {SIMULATED}"]
-    for row in rows:
-        found = ", ".join(f"{method} {psnr:.2f} dB / {ssim:.3f}" for method, (psnr, ssim) in row.scores.items())
-        lines.append(f"{row.file}: {found}")
-    return lines
+def summary(row: Mapping[str, Any]) -> list[str]:
+    """Return what is printed of a scan: PSNR and SSIM by method."""
+    if row["status"] == "checked":
+        return [f"{row['case']}: would be reconstructed from simulated measurements ({row['measured']})"]
+    scores = (
+        f"  {name}: PSNR {found['psnr_db']:.2f} dB, SSIM {found['ssim']:.3f}" for name, found in row["scores"].items()
+    )
+    return [f"{row['case']}: from simulated measurements ({row['measured']})", *scores]
 
 
-def table(rows: Sequence[Reconstructed]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return PSNR and SSIM of every scan as CSV."""
     stream = io.StringIO()
     lines = csv.writer(stream, lineterminator="\n")
     lines.writerow(["scan", "method", "psnr_db", "ssim", "measurements"])
     for row in rows:
-        for method, (psnr, ssim) in row.scores.items():
-            lines.writerow([row.name, method, f"{psnr:.2f}", f"{ssim:.4f}", "simulated"])
+        for method, found in row["scores"].items():
+            figures = f"{found['psnr_db']:.2f}", f"{found['ssim']:.4f}"
+            lines.writerow([row["case"], method, *figures, "simulated"])
     return stream.getvalue()

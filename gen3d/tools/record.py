@@ -1,4 +1,7 @@
-"""What every synthetic file says about itself, in its header and in a JSON file beside it. No clock time."""
+"""What every synthetic file says about itself, in its header and in a JSON file beside it.
+
+No clock time.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -8,12 +8,17 @@ import numpy as np
 
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Volume
-from gen3d.data.alignment import align
+from gen3d.data.alignment import align, finest
 from gen3d.data.brain_extraction import extract_brain
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import ENDINGS
 from gen3d.data.skull import is_magnitude, is_stripped, read_mask, stripped
 from gen3d.tools.request import Plan, Request
+
+SKULL_ON = "the skull seems to be on"
+SKULL_OFF = (
+    "a skull is on: add --mask, a mask of the brain as HD-BET or SynthStrip makes; --mask auto calls the one you have"
+)
 
 
 def registered(plan: Plan, request: Request) -> Plan:
@@ -22,19 +27,47 @@ def registered(plan: Plan, request: Request) -> Plan:
     Raises:
         UserError: The case lacks that contrast, or two can't be brought into register.
     """
-    first, *others = plan.case.volumes.values()
-    if request.align is None or all(other.on_grid_of(first) for other in others):
+    to = reference(plan, request)
+    if to is None:
         return plan
-    to = None if request.align == "finest" else canonical(request.align)
-    if to is not None and to not in plan.case.volumes:
-        there = ", ".join(plan.case.volumes)
-        raise UserError(f"{plan.source}: --align {to}: it has {there}; name one of these, or give --align alone")
     found = align(plan.case, to)
     names = [found.reference, *(name for name in plan.case.volumes if name != found.reference)]
     case = replace(found.case, volumes={name: found.case.volumes[name] for name in names})
     moved = {name: found.transforms[name] for name in names if found.moved_mm[name] > 0}
     natives = {name: grid(v) for name, v in plan.case.volumes.items() if v is not case.volumes[name]}
     return replace(plan, case=case, transforms=moved, natives=natives)
+
+
+def reference(plan: Plan, request: Request) -> str | None:
+    """Return the contrast that the others are to be brought onto; None where that is not asked for or not needed."""
+    first, *others = plan.case.volumes.values()
+    if request.align is None or all(other.on_grid_of(first) for other in others):
+        return None
+    to = finest(plan.case) if request.align == "finest" else canonical(request.align)
+    if to not in plan.case.volumes:
+        there = ", ".join(plan.case.volumes)
+        raise UserError(f"{plan.source}: --align {to}: it has {there}; name one of these, or give --align alone")
+    return to
+
+
+def unmoved(plan: Plan, request: Request) -> Plan:
+    """Leave the contrast alone that the others are to be brought onto, with what can be told of these as they lie.
+
+    Raises:
+        UserError: The case lacks that contrast.
+    """
+    to = reference(plan, request)
+    if to is None:
+        return plan
+    others = {name: volume for name, volume in plan.case.volumes.items() if name != to}
+    masked = request.mask is not None or plan.brain is not None
+    told = skullless(
+        replace(plan, case=replace(plan.case, volumes=others), brain=None),
+        replace(request, mask="none" if masked else None),
+    )
+    words = f"a dry run brings nothing into register: size and grey values are those of {to} alone"
+    case = replace(plan.case, volumes={to: plan.case.volumes[to]})
+    return replace(plan, case=case, warnings=told.warnings, notes=(*plan.notes, words))
 
 
 def grid(volume: Volume) -> Volume:
@@ -76,11 +109,7 @@ def skullless(plan: Plan, request: Request) -> Plan:
     if mask is not None:
         plan = replace(plan, case=stripped(plan.case, mask))
     elif on and request.mask != "none":
-        which = " and ".join(map(named, on))
-        words.append(
-            f"{which}: the skull seems to be on; add --mask, a mask of the brain as HD-BET or SynthStrip makes; "
-            "--mask auto calls them"
-        )
+        words.append(f"{' and '.join(map(named, on))}: {SKULL_ON}")
     return replace(plan, warnings=(*plan.warnings, *words))
 
 

@@ -14,6 +14,7 @@ from gen3d.core.system import Example, System
 from gen3d.core.volume import Case, Prepared
 from gen3d.data.equalization import above_floor, floors
 from gen3d.systems import load
+from gen3d.tools.progress import say, shown_progress
 from gen3d.tools.sampling import expected, to_device
 
 WEIGHTING = {"t1n": "T1", "t1c": "T1", "t2w": "T2", "t2f": "T2"}
@@ -89,7 +90,17 @@ def write_usual(folder: Path, cases: Sequence[Prepared], device: torch.device) -
     """Add what is usual of a saved completion model, over the first few of some cases, to its provenance."""
     system = load(folder).to(device)
     index = read_index(folder)
-    index["provenance"]["usual_psnr"] = usual_psnr(system, cases[:FEW], device)
+    cases = cases[:FEW]
+    count = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+    say(f"measuring the usual error on {count}, each contrast hidden in turn; the model is saved and works without")
+    with shown_progress("measuring", len(cases)) as advance:
+
+        def counted() -> Iterator[Prepared]:
+            for done, case in enumerate(cases):
+                advance(done, case.name)
+                yield case
+
+        index["provenance"]["usual_psnr"] = usual_psnr(system, counted(), device)
     write_json(folder / INDEX, index)
 
 

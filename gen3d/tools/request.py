@@ -13,10 +13,13 @@ from gen3d.data.brain_extraction import Extracted
 from gen3d.data.layout import canonical
 from gen3d.data.nifti import read_labels, without_ending
 from gen3d.data.studies import Study, read_study
+from gen3d.data.study import few
 from gen3d.tools.delivery import forbid_beside, protect
 from gen3d.tools.record import sidecar
 from gen3d.tools.sampling import Mode
 
+KINDS = {"ct": "a CT", "mri": "MR of a contrast that is not told"}
+MOST = 3  # files left out that are told of each case: archives have hundreds of derived ones
 BRAINMASK = "-brainmask.nii.gz"  # no scan: a computed mask
 
 
@@ -140,15 +143,21 @@ def make_plan(study: Study, folder: Path, system: System, request: Request) -> P
     Raises:
         UserError: The case can't be read, the model can't serve it, or its results would touch other people's files.
     """
-    for originals in {path.parent for path in study.files.values()}:
-        forbid_beside(folder, originals)
-    whole = read_study(study, any_grid=request.align is not None, with_lesion=False)
+    alone = study.source in study.files.values()  # results may lie in a folder beside a lone file
+    for original in {path if alone else path.parent for path in study.files.values()}:
+        forbid_beside(folder, original)
+    usable = {name: path for name, path in study.files.items() if name in system.config.contrasts}
+    if study.files and not usable and not study.problem:
+        system.accept([c for c in system.config.contrasts if c not in (request.missing or ())], request.missing or ())
+        what = few([f"{path}: {KINDS.get(name, name)}" for name, path in study.files.items()])
+        raise UserError(f"{what}; this model needs at least one of {', '.join(system.config.contrasts)}")
+    whole = read_study(replace(study, files=usable), any_grid=request.align is not None, with_lesion=False)
     missing = request.missing if request.missing is not None else absent(whole, system)
-    given = {name: v for name, v in whole.volumes.items() if name not in missing and name in system.config.contrasts}
+    given = {name: volume for name, volume in whole.volumes.items() if name not in missing}
     hidden = tuple(name for name in missing if name in whole.volumes)
     lesion, notes = known_lesion(study, given.values()) if request.samples > 1 else (None, ())
     case = replace(whole, volumes=given, lesion=lesion)
-    plan = Plan(study.source, folder, case, missing, hidden, notes=(*study.notes, *notes), brain=study.mask)
+    plan = Plan(study.source, folder, case, missing, hidden, notes=(*notes_of(study, system), *notes), brain=study.mask)
     if missing or not given:
         system.accept(list(given), list(missing))
     if request.like is not None and len(missing) > 1:
@@ -157,6 +166,19 @@ def make_plan(study: Study, folder: Path, system: System, request: Request) -> P
     if missing:
         protect(folder, [*plan.names(request), *([plan.mask_name] if request.mask == "auto" else [])])
     return plan
+
+
+def notes_of(study: Study, system: System) -> tuple[str, ...]:
+    """Return what a user should know of a study's files, the first few that are left out among it."""
+    known = system.config.contrasts
+    words = f"none of {', '.join(known)}"
+    others = [
+        f"{path.name}: {KINDS.get(name, name)}, {words}" for name, path in study.files.items() if name not in known
+    ]
+    unused = [*others, *study.left_out]
+    told = [f"left out: {words}" for words in unused[:MOST]]
+    more = f"left out: and {len(unused) - MOST} more; --aliases says what names mean"
+    return (*study.notes, *told, *([more] if len(unused) > MOST else []))
 
 
 def known_lesion(study: Study, given: Iterable[Volume]) -> tuple[Volume | None, tuple[str, ...]]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from gen3d.core.precision import NAMES, choose_precision, store_weights, use_pre
 from gen3d.core.randomness import Key, derive, normal_on
 from gen3d.core.system import Example, System
 from gen3d.samplers import (
+    CALLS_A_STEP,
     SAMPLERS,
     STOCHASTIC,
     Callback,
@@ -41,7 +43,6 @@ GRIDS: Mapping[str, Callable[[int, Levels], Tensor]] = {
     "flow": lambda steps, levels: flow(steps, sigma_max=levels.sigma_max),
     "ddpm": lambda steps, levels: ddpm(steps, chain(levels)),
 }
-CALLS_A_STEP = {"heun": 2}
 PRECISIONS = ("auto", *NAMES)
 
 
@@ -171,12 +172,16 @@ def choose_walk(system: System, sampler: str | None = None, steps: int | None = 
 
 
 def network_calls(sampler: str, steps: int) -> int:
-    """Return how often one of our samplers asks the network; Heun's last step is Euler's."""
-    return steps * CALLS_A_STEP.get(sampler, 1) - (CALLS_A_STEP.get(sampler, 1) - 1)
+    """Return how often one of our samplers asks the network; the last step, to 0, always asks once."""
+    return (steps - 1) * CALLS_A_STEP.get(sampler, 1) + 1
 
 
 def noise_grid(name: str, steps: int, levels: Levels) -> Tensor:
-    """Return ``steps`` noise levels of a model and the 0 behind them."""
+    """Return ``steps`` noise levels of a model and the 0 behind them.
+
+    Raises:
+        UsageError: No grid has this name; the nearest is named.
+    """
     if name not in GRIDS:
         raise UsageError(f"sampling.grid: '{name}' is none of {', '.join(GRIDS)}{nearest(name, GRIDS)}")
     return GRIDS[name](steps, levels)
@@ -238,3 +243,14 @@ def drawn_together(
 
     x = system.start(example, keys, walk.sigma)
     return walk.run(system.denoise(condition, keys), x, noise, lambda *_: advance())
+
+
+def finite(image: np.ndarray, whose: str) -> np.ndarray:
+    """Return an image that a model made.
+
+    Raises:
+        UserError: It is not finite.
+    """
+    if not np.isfinite(image).all():
+        raise UserError(f"{whose}: the model's answer is not finite; its weights or these scans are damaged")
+    return image

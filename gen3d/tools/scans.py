@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from gen3d import __version__
-from gen3d.core.error import UserError
 from gen3d.core.volume import Prepared, Scale, Volume
 from gen3d.data.alignment import back, save_transform
 from gen3d.data.layout import titled
 from gen3d.data.nifti import write
 from gen3d.data.prepare import foreground
 from gen3d.tools.least_certain import NOT_ESTIMATED, Region, apart, least_certain
+from gen3d.tools.outcomes import OUTSIDE
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import description, patients, write_record
 from gen3d.tools.reliability import Hidden, expected_psnr
 from gen3d.tools.request import Plan, Request, on_grid, sample_suffix
-from gen3d.tools.sampling import OpenModel, Walk
+from gen3d.tools.sampling import OpenModel, Walk, finite
 
 UNITS = "0 to 1000 over the model's window"
 
@@ -57,11 +57,7 @@ class Scans:
     def take(self, index: int, images: Mapping[str, np.ndarray]) -> None:
         """Take in one image of each missing contrast."""
         for contrast, image in images.items():
-            if not np.isfinite(image).all():
-                raise UserError(
-                    f"{self.plan.source}: the model's {contrast} is not finite; its weights or these scans are damaged"
-                )
-            voxels = self.native(contrast, image)
+            voxels = self.native(contrast, finite(image, f"{self.plan.source}, {contrast}"))
             if not self.several:
                 self.deliver(contrast, voxels, "", self.kind, {"least_certain": NOT_ESTIMATED[self.request.mode]})
                 self.shown.append(Panel(self.volume(contrast, voxels), titled(contrast), synthetic=True))
@@ -200,7 +196,9 @@ class Scans:
             focus = np.zeros(self.mask.shape, dtype=bool)
             focus[max(self.regions.values(), key=lambda region: region.std_percent).voxel] = True
             footer += " Ring: where the samples differ most."
-        draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask, focus)
+        alarm = OUTSIDE if self.plan.warnings else ""
+        footer = "\n".join([*self.plan.warnings, footer])
+        draw(self.folder / self.plan.preview, [*given, *self.shown], title, footer, self.mask, focus, alarm)
 
 
 def thousandths(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:

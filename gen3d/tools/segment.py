@@ -1,6 +1,5 @@
 """``gen3d segment``: the most likely mask of an image, and masks as experts might draw it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import torch
 
-from gen3d import __version__
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.randomness import derive
 from gen3d.core.system import System
@@ -20,9 +18,8 @@ from gen3d.data.raters import RatedStudy, find_rater_cases, read_rater_case
 from gen3d.data.studies import Study, find_studies, read_study, scans_of
 from gen3d.data.study import as_name, images_in, is_mask
 from gen3d.segmentation.cases import Segmentation
-from gen3d.tools.batch import one_by_one
+from gen3d.tools.batch import close, one_by_one, outcome
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside, protect
-from gen3d.tools.outcomes import put
 from gen3d.tools.record import about, patients
 from gen3d.tools.sampling import OpenModel, choose_walk, open_model, to_device
 from gen3d.tools.segment_files import WARNING, Job, remove_stale, write_masks
@@ -65,7 +62,7 @@ def segment(
 
     ``CASE_seg.nii.gz`` is the most likely label, by the mean of the samples' probabilities, ``_probability`` (one file
     for each label), ``_entropy`` and ``_std`` say how sure it is, ``_sample-01`` ... are the masks that were drawn, the
-    same latent throughout each. ``CASE_seg.json`` holds volumes with the samples' interval, and the distinct masks with
+    same latent throughout each. ``CASE_seg.json`` holds volumes with the samples' spread, and the distinct masks with
     their frequencies; a picture shows all outlines.
 
     Args:
@@ -76,7 +73,7 @@ def segment(
         device: ``auto``, ``cpu``, ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         dry_run: Read and check everything, write nothing.
-        report: A JSON file for all outcomes.
+        report: A JSON file of what became of each case; a dry run writes none.
         advance: Told the share done and what is being done.
         done: Told what became of each case that did not fail.
         failed: Told of every case of several that failed; the others go on.
@@ -101,22 +98,11 @@ def segment(
     def serve(study: Study, place: Path, of_all: Callable[[float], None]) -> dict[str, Any]:
         return served(study, out / place, loaded, asked, of_all, dry_run=dry_run)
 
-    def told(row: Mapping[str, Any]) -> None:
-        for words in row["outside_training"]:
-            note(f"{row['case']}: unlike the training set: {words}")
-        done(row)
-
     places = [study.place for study in found]
-    rows = one_by_one(found, places, serve, "case", advance=advance, done=told, failed=failed)
-    failures = sum(row["status"] == "failed" for row in rows)
-    if failures < len(rows):
+    rows = one_by_one(found, places, serve, advance=advance, done=done, failed=failed, note=note)
+    if any(row["status"] != "failed" for row in rows):
         note(f"{loaded.name}: {patients(loaded)}; masks are a model's and not for diagnosis")
-    if report is not None:
-        head = {"synthetic": True, "warning": WARNING, "cases": len(rows), "failed": failures}
-        tree = {**head, "results": rows, "model": about(loaded), "gen3d": __version__}
-        put(report, json.dumps(tree, indent=1) + "\n", "part")
-    if failures:
-        raise UserError(f"{len(found)} cases, {failures} failed; the others are in {out}")
+    close(rows, out, about(loaded), report, dry_run=dry_run, warning=WARNING)
     return rows
 
 
@@ -189,6 +175,8 @@ def read_images(study: Study, contrasts: Sequence[str]) -> Case:
         called = {ANY_CONTRAST: next(iter(study.files))}
     if lacking := [name for name in called.values() if name not in study.files]:
         has = ", ".join(study.files) or "no scan"
+        if lacking == [ANY_CONTRAST]:
+            raise UserError(f"{study.name}: has {has}; this model takes one MR scan; give -i its file or series")
         raise UserError(f"{study.name}: has {has}, no {', '.join(lacking)}; add it, or choose another --model")
     wanted = {name: study.files[own] for name, own in called.items()}
     if all(path.is_file() and path.name.lower().endswith(ENDINGS) for path in wanted.values()):
@@ -200,20 +188,22 @@ def read_images(study: Study, contrasts: Sequence[str]) -> Case:
 
 
 def fits(system: Segmentation, prepared: Prepared) -> None:
-    """Check an image's size on the model's axes.
+    """Check an image's own size on the model's axes, before a canvas cuts it, and that of what the model is given.
 
     Raises:
         UserError: It is too small for the network, or a slice where volumes were learnt, or the other way round.
     """
-    size = tuple(int(n) for n in prepared.voxels.shape[1:])
-    shape = " x ".join(map(str, size))
+    assert prepared.placement is not None
+    whole, size = prepared.placement.turned_shape, tuple(int(n) for n in prepared.voxels.shape[1:])
     parts = [getattr(system, "network", None), getattr(getattr(system, "features", None), "network", None)]
     least = 2 * max(int(getattr(part, "stride", 1)) for part in parts)
-    for n, learnt in zip(size, system.config.patch, strict=True):
-        if (n == 1) != (learnt == 1):
+    for own, n, learnt in zip(whole, size, system.config.patch, strict=True):
+        if (own == 1) != (learnt == 1):
             known, other = ("slices", "split the volume") if learnt == 1 else ("volumes", "stack the slices")
+            shape = " x ".join(map(str, whole))
             raise UserError(f"{prepared.name}: {shape} voxels on the model's axes; it segments {known}; {other}")
         if 1 < n < least:
+            shape = " x ".join(map(str, size))
             raise UserError(f"{prepared.name}: {shape} voxels, too small a volume; expected at least {least} an axis")
 
 
@@ -238,7 +228,7 @@ def served(
     unlike = departures(prepared, system.config.contrasts, system.provenance.get("envelope", {}))
     name = as_name(study.name)
     walk = choose_walk(system)
-    facts = {
+    facts: dict[str, Any] = {
         "segmented": name,
         "sources": [str(volume.origin.name) for volume in case.volumes.values() if volume.origin],
         "samples": request.samples,
@@ -251,9 +241,10 @@ def served(
     image = next(iter(case.volumes.values()))
     job = Job(name, image, prepared.placement, tuple(system.config.labels), request.samples, facts)
     protect(folder, job.names())
-    row = {"case": name, "status": "checked" if dry_run else "outside" if unlike else "made", **facts}
+    told = {key: value for key, value in facts.items() if key not in ("segmented", "outside_training")}
+    reason = "; ".join(unlike)
     if dry_run:
-        return row
+        return outcome(name, "checked", reason, **told)
     clear_leftovers(folder)
     example = to_device(system.example(prepared), model.device)
     if request.rater is not None:
@@ -263,4 +254,4 @@ def served(
         masks = sampled_masks(system, example, keys, lambda s: advance(0.9 * s)) if keys else one_call(system, example)
         found = write_masks(temporary, model, job, masks)
     remove_stale(folder, job)
-    return {**row, **found}
+    return outcome(name, "outside" if unlike else "made", reason, **told, **found)

@@ -12,7 +12,7 @@ from gen3d.data.nifti import write
 from gen3d.data.study import as_name
 from gen3d.tools import segment_picture
 from gen3d.tools.delivery import sidecars
-from gen3d.tools.forecast_scores import interval, mean_of
+from gen3d.tools.forecast_scores import drawn_between, mean_of, spread
 from gen3d.tools.record import description, sidecar, write_record
 from gen3d.tools.request import sample_suffix
 from gen3d.tools.sampling import OpenModel
@@ -87,11 +87,11 @@ def write_masks(folder: Path, model: OpenModel, job: Job, masks: Masks) -> dict[
 
 
 def measured(job: Job, masks: Masks) -> dict[str, Any]:
-    """Return the volumes in mL, of several samples with their 10 to 90 % interval, and the distinct modes."""
+    """Return the volumes in mL, of several samples with their spread, and the distinct modes."""
     each = [volumes(job, sample) for sample in masks.samples]
     told: dict[str, Any] = {"most_likely": volumes(job, masks.likely)}
     if len(each) > 1:
-        told |= {"samples_mean": mean_of(each), "samples_10_to_90": interval(each)}
+        told |= {"samples_mean": mean_of(each), **spread(each)}
     if not each:
         return {"volumes_ml": told}
     groups = modes(masks.samples, len(job.labels))
@@ -130,11 +130,10 @@ def summary(row: Mapping[str, Any]) -> list[str]:
     if row["status"] == "checked":
         drawn = f"{row['samples']} samples" if row["samples"] else "one call"
         return [f"{row['case']}: would be segmented by {drawn}"]
-    spread = row["volumes_ml"].get("samples_10_to_90", {})
     lines = [f"{row['case']}:"]
     for name, ml in row["volumes_ml"]["most_likely"].items():
-        ends = f" (samples {spread[name][0]:.3f} to {spread[name][1]:.3f})" if name in spread else ""
-        lines.append(f"  {name}: {ml:.3f} mL{ends}")
+        drawn = drawn_between(row["volumes_ml"], name, row["samples"])
+        lines.append(f"  {name}: {ml:.3f} mL{f' ({drawn})' if drawn else ''}")
     if "modes" in row:
         shares = ", ".join(f"{mode['frequency']:.0%}" for mode in row["modes"][:5])
         more = ", ..." if len(row["modes"]) > 5 else ""

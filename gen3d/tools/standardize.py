@@ -9,18 +9,20 @@ import numpy as np
 import torch
 
 from gen3d.core.checkpoint import write_json
-from gen3d.core.error import UserError
+from gen3d.core.error import UsageError, UserError
 from gen3d.core.volume import Case, Prepared, Volume
-from gen3d.data.nifti import without_ending, write
+from gen3d.data.lone_scans import LoneScan, find_lone_scans
+from gen3d.data.nifti import write
 from gen3d.latent.diffusionct import DiffusionCT
-from gen3d.latent.kernels import HU, Kernel, blurred, kernel
-from gen3d.tools.ct_images import Job, beside, find_images, read_job
+from gen3d.latent.kernels import HU, KERNELS, Kernel, blurred, kernel
+from gen3d.tools.batch import close, one_by_one, outcome
+from gen3d.tools.ct_images import Job, beside, read_job
 from gen3d.tools.delivery import delivered, forbid_beside, protect
 from gen3d.tools.kernel_report import against_truth, agreement, body, errors, features, regions
 from gen3d.tools.kernel_walk import Request, chosen_steps, recognised_source, standardised
 from gen3d.tools.preview import Panel, draw
 from gen3d.tools.record import WARNING, about, description, patients, sidecar, write_record
-from gen3d.tools.sampling import OpenModel, open_model
+from gen3d.tools.sampling import OpenModel, finite, open_model
 
 SHOWN_HU = (-1000.0, 400.0)
 SIMULATED = (
@@ -41,76 +43,90 @@ def standardize(
     device: str = "auto",
     precision: str = "auto",
     dry_run: bool = False,
+    report: Path | None = None,
     advance: Advance = lambda share, words: None,
-    done: Callable[[str, Mapping[str, Any]], None] = lambda name, report: None,
+    done: Callable[[Mapping[str, Any]], None] = lambda row: None,
     failed: Callable[[str, Exception], None] = lambda name, error: None,
     note: Callable[[str], None] = lambda words: None,
-) -> list[Path]:
+) -> list[dict[str, Any]]:
     """Write each CT in another kernel, in HU on its own grid and in its own number format, beside what changed.
 
     For a CT NAME: ``NAME-B30.nii.gz``, ``NAME-B30_difference.nii.gz`` (after - before), ``NAME-B30.png``, JSON sidecars
     and ``NAME-B30_report.json``. Voxels outside -1024 to 3071 HU (padding, metal) stay as they are.
 
     Args:
-        source: A NIfTI file, a folder of them, or a DICOM series (a folder or one of its files).
+        source: A NIfTI file, a folder of them, or DICOM: a file of a series, or a folder with CT series in or below it.
         out: Output folder.
         model: A folder, shipped name or hub id.
-        request: What is asked of it.
+        request: What is asked of it; where it names no source kernel, that of the DICOM header (0018,1210) is taken.
         truth: The same scan in the target kernel, or a folder of these under the same names: the report compares.
         mask: Of the body, or a folder; by default what lies between the outermost tissue.
         device: ``auto``, ``cpu``, ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         dry_run: Read and check everything, write nothing.
+        report: A JSON file of what became of each case; a dry run writes none.
         advance: Told the share done and what is being done.
-        done: Told the name and report of each image; the report is empty in a dry run.
-        failed: Told of an image that failed, where there are several.
+        done: Told what became of each image that did not fail.
+        failed: Told of every image of several that failed; the others go on.
         note: Told in words what a user should know.
 
     Raises:
-        UserError: A file is no CT in HU, masks or truth do not match, or the model can't do what is asked.
+        UserError: A file is no CT in HU, masks or truth do not match, or the model can't do what is asked; of several
+            files, some failed.
     """
     source, out, request = Path(source), Path(out), request or Request()
     kernel(request.to)
     if request.source:
         kernel(request.source)
-    files = find_images(source)
+    scans, left = find_lone_scans(source, "CT")
     forbid_beside(out, source)
     opened = open_model(model, device, precision)
     if not isinstance(opened.system, DiffusionCT):
         raise UserError(f"model '{model}': a {opened.system.name} model standardises no CT; use ct-kernel")
-    paths, failures = [], 0
-    for index, file in enumerate(files):
-        name = without_ending(file) if file.is_file() else file.resolve().name
 
-        def part(share: float, name: str = name, index: int = index) -> None:
-            advance((index + share) / len(files), name)
+    def serve(scan: LoneScan, place: Path, of_all: Callable[[float], None]) -> dict[str, Any]:
+        companions = beside(truth, scan.place, "truth"), beside(mask, scan.place, "mask")
+        job = read_job(scan, *companions, has_spacing=request.spacing_mm is not None)
+        for words in job.notes:
+            note(f"{scan.name}: {words}")
+        asked, told = with_kernel(request, scan.kernel())
+        written = [path.name for path in outputs(out, scan.name, request.to)]
+        protect(out, written)
+        check(opened, asked)
+        if dry_run:
+            judged = "" if asked.source else "; its noise will be judged"
+            return outcome(scan.name, "checked", source_kernel=f"{told}{judged}")
+        return outcome(scan.name, "made", "", written[:2], **made(opened, job, out, asked, told, of_all))
 
-        try:
-            job = read_job(
-                file,
-                name,
-                beside(truth, file, "truth"),
-                beside(mask, file, "mask"),
-                has_spacing=request.spacing_mm is not None,
-            )
-            for words in job.notes:
-                note(f"{name}: {words}")
-            protect(out, [p.name for p in outputs(out, name, request.to)])
-            check(opened, request)
-            report = {} if dry_run else made(opened, job, out, request, part)
-        except Exception as error:
-            if len(files) == 1:
-                raise
-            failures += 1
-            failed(name, error)
-            continue
-        done(name, report)
-        paths.append(outputs(out, name, request.to)[0])
-    if failures:
-        raise UserError(f"{len(files)} images, {failures} failed")
-    if paths and not dry_run:
+    for words in left:
+        note(f"left out: {words}")
+    names, flat = [scan.name for scan in scans], [Path()] * len(scans)
+    rows = one_by_one(scans, flat, serve, names=names, advance=advance, done=done, failed=failed, note=note)
+    if any(row["status"] != "failed" for row in rows):
         note(f"{opened.name}: {patients(opened)}; results are synthetic and not for diagnosis. {SIMULATED}")
-    return paths
+    close(rows, out, about(opened), report, dry_run=dry_run)
+    return rows
+
+
+def with_kernel(request: Request, header: str) -> tuple[Request, str]:
+    """Return what is asked of one image, with the kernel of its DICOM header where none is told, and what that is.
+
+    Args:
+        request: What is asked of all.
+        header: The kernel's name in the header, such as "B70f"; empty where there is none.
+    """
+    if not header:
+        return request, kernel(request.source).name if request.source else "not told"
+    try:
+        own = kernel(header.split("\\")[0]).name
+    except UsageError:
+        own = ""
+    if request.source:
+        told = kernel(request.source).name
+        return request, told if own == told else f"{told}, though its DICOM header says {header}"
+    if not own:
+        return request, f"not told (its DICOM header says {header}, none of {', '.join(KERNELS)})"
+    return replace(request, source=own), f"{own}, as its DICOM header says ({header})"
 
 
 def check(model: OpenModel, request: Request) -> None:
@@ -129,8 +145,10 @@ def outputs(out: Path, name: str, to: str) -> list[Path]:
     return [image, difference, out / f"{stem}.png", out / f"{stem}_report.json", sidecar(image), sidecar(difference)]
 
 
-def made(model: OpenModel, job: Job, out: Path, request: Request, advance: Callable[[float], None]) -> dict[str, Any]:
-    """Standardise one image, write everything and return the report."""
+def made(
+    model: OpenModel, job: Job, out: Path, request: Request, told: str, advance: Callable[[float], None]
+) -> dict[str, Any]:
+    """Standardise one image, whose kernel ``told`` names, write everything and return the report."""
     system = model.system
     assert isinstance(system, DiffusionCT)
     advance(0.0)
@@ -139,7 +157,7 @@ def made(model: OpenModel, job: Job, out: Path, request: Request, advance: Calla
         mm = request.spacing_mm
         prepared = replace(prepared, spacing=(mm, mm, prepared.spacing[2]))
     found = recognised_source(prepared, request)
-    source = {"source_kernel": kernel(request.source).name if request.source else f"not told, {described(found)}"}
+    source = {"source_kernel": told if request.source else f"{told}, {described(found)}"}
     with torch.inference_mode():
         image = standardised(model, prepared, request, job.name, advance, found)
     after = native(job, prepared, image)
@@ -190,11 +208,9 @@ def about_model(model: OpenModel) -> dict[str, Any]:
 def native(job: Job, prepared: Prepared, image: np.ndarray) -> np.ndarray:
     """Bring an image to the file's grid, HU and number format; what CT can't store stays as it was."""
     assert prepared.placement is not None
-    if not np.isfinite(image).all():
-        raise UserError(f"{job.name}: the model's answer is not finite; its weights or this scan are damaged")
     scale = prepared.scales[0]
     assert scale is not None
-    hu = prepared.placement.place(scale.invert(image))
+    hu = prepared.placement.place(scale.invert(finite(image, job.name)))
     before = job.source.voxels
     hu = np.where((before < HU[0]) | (before > HU[1]), before, np.clip(hu, *HU))
     return hu.astype(np.float32) if job.integers is None else np.rint(hu).astype(job.integers)

@@ -1,6 +1,9 @@
 """``gen3d synthesize``: the missing contrasts of a study, written on its own grid."""
 
+import glob
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,13 @@ from gen3d.core.system import Example, System
 from gen3d.data.brain_extraction import find_extractor
 from gen3d.data.envelope import departures
 from gen3d.data.nifti import ENDINGS, read
-from gen3d.data.studies import find_studies, read_aliases
+from gen3d.data.studies import Study, find_studies, read_aliases
 from gen3d.tools.delivery import clear_leftovers, delivered, forbid_beside
-from gen3d.tools.outcomes import TABLE, Outcome, finished, write_outcome, write_table
+from gen3d.tools.outcomes import TABLE, Outcome, Status, finished, write_outcome, write_table
 from gen3d.tools.record import patients
-from gen3d.tools.register import extracted, lacks_mask, registered, skullless
+from gen3d.tools.register import SKULL_OFF, SKULL_ON, extracted, lacks_mask, registered, skullless, unmoved
 from gen3d.tools.reliability import Hidden, reliability
-from gen3d.tools.request import BRAINMASK, Plan, Request, known, make_plan
+from gen3d.tools.request import BRAINMASK, Plan, Request, known, make_plan, notes_of
 from gen3d.tools.sampling import Mode, OpenModel, Walk, choose_walk, drawn, expected, open_model, to_device
 from gen3d.tools.scans import Scans
 
@@ -48,7 +51,6 @@ def synthesize(
     mask: str | Path | None = None,
     check: bool = True,
     strict: bool = False,
-    skip_existing: bool = False,
     part: tuple[int, int] = (1, 1),
     dry_run: bool = False,
     advance: Advance = lambda done, words: None,
@@ -61,7 +63,8 @@ def synthesize(
     Every scan is float32 on the grid of the case's first given contrast, 0 outside the foreground, with a JSON sidecar;
     where ``align`` moved a contrast, on that one's own grid too; a picture of the case lies beside. A case's files
     appear at once or not at all, and originals are only ever read. What became of each case is told in
-    ``out/cases/CASE.json``, and of all of them in ``out/cases.csv``, worst first.
+    ``out/cases/CASE.json``, and of all of them in ``out/cases.csv``, worst first. A case that an earlier run with the
+    same settings finished from the same scans is kept.
 
     Args:
         source: A case folder, a folder of them (plain, BraTS, BIDS, nnU-Net), or a CSV that lists files.
@@ -84,7 +87,6 @@ def synthesize(
             installed.
         check: Hide each contrast that is there and make it from the others, to learn how far to trust the model here.
         strict: Refuse cases outside the model's training envelope.
-        skip_existing: Keep cases that the same settings have finished.
         part: (i, n): do only every n-th case, from the i-th on, counted from 1.
         dry_run: Read and check everything, write nothing.
         advance: Told the share done and what is being done.
@@ -108,9 +110,9 @@ def synthesize(
     if count < 1:
         raise UsageError(f"samples {count}: expected at least 1")
     source, out = Path(source), Path(out)
-    if source.is_dir():
+    if source.is_dir() or source.name.lower().endswith(ENDINGS):
         forbid_beside(out, source)
-    everything = find_studies(source, read_aliases(Path(aliases)) if aliases is not None else None)
+    everything = find_studies(source, read_aliases(Path(aliases)) if aliases is not None else None, note)
     studies = everything[part[0] - 1 :: part[1]]
     scan = read(like) if like is not None else None
     if missing is not None and not missing:
@@ -122,15 +124,17 @@ def synthesize(
     settings = described(loaded, request, walk)
     written: list[Path] = []
     failures = refused = 0
+    advised = False
     for index, study in enumerate(studies):
-        asked = {**settings, "files": {name: path.name for name, path in study.files.items()}}
+        files = {name: path.name for name, path in study.files.items()}
+        asked = {**settings, "files": files, "inputs_sha256": None if dry_run else inputs_sha256(study, request)}
 
         def of_all(share: float, words: str, index: int = index) -> None:
             advance((index + share) / len(studies), words)
 
         plan: Plan | None = None
         try:
-            outcome = finished(out, study.place, asked) if skip_existing and not dry_run else None
+            outcome = finished(out, study.place, asked) if not dry_run else None
             if outcome is None:
                 plan = make_plan(study, out / study.place, loaded.system, request)
                 outcome = served(plan, loaded, request, walk, of_all, dry_run=dry_run)
@@ -141,7 +145,8 @@ def synthesize(
             failures += 1
             failed(study.name, error)
             said = " ".join(str(error).split()) or type(error).__name__
-            outcome = Outcome(study.name, str(study.place), "failed", said, request=asked)
+            notes = notes_of(study, loaded.system)
+            outcome = Outcome(study.name, str(study.place), "failed", said, notes=notes, request=asked)
         finally:
             of_all(1.0, study.name)
         if not dry_run and not (outcome.status == "complete" and len(everything) == 1):
@@ -153,8 +158,12 @@ def synthesize(
         if outcome.made and not written:
             note(f"{loaded.name}: {patients(loaded)}; results are synthetic and not for diagnosis")
         if plan is not None:
-            for words in (*plan.notes, *([outcome.reason] if outcome.status == "outside" else [])):
-                note(f"{plan.case.name}: {words}")
+            unlike = [f"unlike the training set: {words}" for words in outcome.findings]
+            for words in (*outcome.notes, *(unlike if outcome.status == "outside" else [])):
+                note(f"{outcome.case}: {words}")
+        if SKULL_ON in outcome.reason and not advised:
+            note(SKULL_OFF)
+            advised = True
         done(plan, outcome)
         scans = (name for name in outcome.files if name.endswith(ENDINGS) and not name.endswith(BRAINMASK))
         written += [out / study.place / name for name in scans]
@@ -184,28 +193,41 @@ def described(model: OpenModel, request: Request, walk: Walk | None) -> dict[str
     }
 
 
+def inputs_sha256(study: Study, request: Request) -> str:
+    """Return one SHA-256 over every file that a case is made from, what is hidden left out."""
+    given = {name: file for name, file in study.files.items() if name not in (request.missing or ())}
+    scans = [path for name, file in given.items() for path in study.series.get(name, (file,))]
+    asked = request.mask if isinstance(request.mask, Path) else None
+    masks = sorted(asked.glob(f"{glob.escape(study.name)}*")) if asked and asked.is_dir() else [asked]
+    like = request.like.origin if request.like else None
+    digest = hashlib.sha256()
+    for path in filter(None, (*scans, study.lesion, study.mask, *masks, like)):
+        with suppress(OSError):  # it is told when the case is read
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def served(
     plan: Plan, model: OpenModel, request: Request, walk: Walk | None, advance: Advance, *, dry_run: bool
 ) -> Outcome:
     """Make and write all results of one case, and say what became of it."""
-    outcome = Outcome(plan.case.name, "", "complete", given=tuple(plan.case.volumes))
+    outcome = Outcome(plan.case.name, "", "complete", notes=plan.notes, given=tuple(plan.case.volumes))
     if not plan.missing:
         return outcome
     advance(0.0, f"{plan.case.name}: reading")
-    if dry_run and request.align:  # bringing into register takes as long as the rest
+    if dry_run and lacks_mask(plan, request):  # finding brains takes longer than the rest
+        find_extractor()
         return replace(outcome, status="made", made=plan.missing, files=plan.names(request))
-    plan = registered(plan, request)
+    plan = unmoved(plan, request) if dry_run else registered(plan, request)  # that takes as long as the rest
     if lacks_mask(plan, request):
-        if dry_run:  # finding brains takes longer than the rest
-            find_extractor()
-            return replace(outcome, status="made", made=plan.missing, files=plan.names(request))
         advance(0.0, f"{plan.case.name}: finding the brain")
         plan = extracted(plan, str(model.device))
     plan = skullless(plan, request)
     example = model.system.example(plan.case)
     known = model.system.provenance.get("envelope", {})
     warnings = (*plan.warnings, *departures(example["prepared"], model.system.config.contrasts, known))
-    outcome = replace(outcome, status="outside" if warnings else "made", reason="; ".join(warnings))
+    status: Status = "outside" if warnings else "made"
+    outcome = replace(outcome, status=status, reason="; ".join(warnings), findings=warnings, notes=plan.notes)
     if warnings and request.strict:
         return replace(outcome, status="refused")
     outcome = replace(outcome, made=plan.missing, files=plan.names(request))

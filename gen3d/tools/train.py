@@ -1,8 +1,6 @@
 """``gen3d train``: from a configuration file to a saved model."""
 
 import os
-import shutil
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,17 +16,15 @@ from gen3d.core.config import build, read_yaml, to_tree
 from gen3d.core.error import UsageError, UserError, nearest
 from gen3d.core.randomness import derive, seed_of
 from gen3d.core.system import System
-from gen3d.core.training import MODEL, TrainConfig, Trainer
+from gen3d.core.training import CHECKPOINT, MODEL, TrainConfig, Trainer
 from gen3d.core.volume import Prepared
 from gen3d.data.envelope import envelope
 from gen3d.systems import find_model, load, system_class
 from gen3d.tools.card import model_card
-from gen3d.tools.held_out import Comparison, compare
 from gen3d.tools.progress import say, shown_progress
-from gen3d.tools.reliability import write_usual
 from gen3d.tools.training_cases import DataConfig, Phantoms, gather, keep_out, keep_out_of_archive
+from gen3d.tools.training_finish import REJECTED, finished
 from gen3d.tools.training_samples import shown
-from gen3d.tools.volume_spread import write_spread
 
 FINE_TUNING: dict[str, Any] = {
     "steps": 200,
@@ -38,8 +34,6 @@ FINE_TUNING: dict[str, Any] = {
     "validation_levels": (0.1, 0.5, 2.0, float("inf")),
     "patience": 4,
 }
-REJECTED = "rejected"
-AUTOENCODERS, EXAMINED = ("meddiffusion-ae", "kl-ae"), 20
 GENTLER, OF_ADAPTERS = 0.15, 0.5  # shares of a configuration's learning rate at which training goes on from a model
 
 
@@ -119,8 +113,9 @@ def run_training(
 
     A run folder that holds a checkpoint is resumed. ``dry_run`` builds everything, prints what would be done, and
     trains nothing. Started by torchrun, all its processes train the one model, and the first one writes and prints.
-    On an archive, patients are held out; on these the result is compared with the model that training started from, and
-    one that is worse is put into RUN/rejected.
+    Each thing that takes long is announced by a line; the last line says where the model is. On an archive, patients
+    are held out; on these the result is compared with the model that training started from, and one that is worse is
+    put into RUN/rejected.
 
     Raises:
         UserError: Whatever keeps the run from starting or going on, in one line.
@@ -163,22 +158,16 @@ def run_training(
             return run / MODEL
         if distributed.is_main():
             write_resolved(experiment, system, run)
+        resumed = ", going on from the checkpoint there" if (run / CHECKPOINT).exists() else ""
+        say(f"training {experiment.train.steps} steps on {own.type}{resumed}")
         train(trainer)
-        say(f"{run / MODEL}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
         first = distributed.is_main()
     if not first:
         return run / MODEL
-    if experiment.system in AUTOENCODERS:
-        table = reconstructed(run / MODEL, (validation or cases)[:EXAMINED], own)
-        (run / MODEL / "README.md").write_text(card(load(run / MODEL), scores=table))
-    if experiment.system == "forecast" and system.config.labels:
-        write_spread(run / MODEL, validation or cases, own)
-    if experiment.system != "completion":
-        return run / MODEL
-    write_usual(run / MODEL, validation or cases, own)
-    if data.archive and validation:
-        return judged(compare(run / MODEL, experiment.init, real, validation, own), experiment.init, run, card)
-    return run / MODEL
+    folder = finished(experiment, system, run, own, real, cases, validation, card)
+    kept = run / (MODEL if (run / MODEL).is_dir() else REJECTED)
+    say(f"{kept}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
+    return folder
 
 
 def train(trainer: Trainer) -> None:
@@ -202,7 +191,11 @@ def train(trainer: Trainer) -> None:
 
 
 def write_resolved(experiment: Experiment, system: System, run: Path) -> None:
-    """Write the whole configuration, defaults included, beside the checkpoint."""
+    """Write the whole configuration, defaults included, beside the checkpoint.
+
+    Raises:
+        UserError: The run folder can't be written.
+    """
     tree = {**to_tree(experiment), "model": to_tree(system.config)}
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -217,7 +210,12 @@ def make_system(
     validation: Sequence[Prepared] = (),
     device: torch.device | str = "cpu",
 ) -> System:
-    """Build the system, let it measure the training set, and start from ``init`` if there is one."""
+    """Build the system, let it measure the training set, and start from ``init`` if there is one.
+
+    Raises:
+        UsageError: ``parts`` names a component that the system does not have.
+        UserError: A saved model that it starts from is damaged or of another shape.
+    """
     kind = system_class(experiment.system)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(derive(experiment.train.seed, "weights")))
@@ -310,52 +308,9 @@ def packaged_config(name: str) -> Path:
     folder = Path(str(files("gen3d.configs")))
     names = sorted(p.stem for p in folder.glob("*.yaml") if p.stem != "splits")
     if name not in names:
-        raise UsageError(
-            f"configuration '{name}': neither a file nor shipped{nearest(name, names)}; shipped: {', '.join(names)}"
-        )
+        meant = ", ".join(other for other in names if not other.startswith("smoke_"))  # those are for tests
+        raise UsageError(f"configuration '{name}': neither a file nor shipped{nearest(name, names)}; shipped: {meant}")
     return folder / f"{name}.yaml"
-
-
-def reconstructed(model: Path, cases: Sequence[Prepared], device: torch.device) -> str:
-    """Say how well a trained autoencoder gives cases back, and what is off with its latents."""
-    from gen3d.latent.diagnostics import examined
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = examined(load(model).to(device), cases)
-    names = {
-        "psnr": "PSNR of whole volumes, dB",
-        "noise": "noise in the latents, share of their variance",
-        "codes": "codes in use, share",
-        "seams": "seam index at patches, 1 is none",
-    }
-    rows = [f"| {names[name]} | {value:.3g} |" for name, value in found.items()]
-    kept = len({case.patient for case in cases})
-    lines = [f"| {len(cases)} scans of {kept} patients | |", "|---|---|", *rows, *(str(w.message) for w in caught)]
-    for line in lines[2:]:
-        say(line)
-    return "\n".join(lines)
-
-
-def judged(comparison: Comparison, init: str | None, run: Path, card: Callable[..., str]) -> Path:
-    """Print a comparison and put it on the model card; a model that is no better than its base goes to RUN/rejected.
-
-    Returns:
-        The folder of the model to use: the trained one, or its base.
-    """
-    table = comparison.markdown()
-    print(table)
-    rejected = init is not None and comparison.worse
-    folder = run / (REJECTED if rejected else MODEL)
-    if rejected:
-        shutil.rmtree(folder, ignore_errors=True)
-        (run / MODEL).rename(folder)
-    comparison.write(run / "held_out.json")
-    (folder / "README.md").write_text(card(load(folder), scores=table))
-    if comparison.worse:
-        fate = f": put into {folder}; go on using {init}" if rejected else ""
-        print(f"no better than {comparison.rival} on patients held out{fate}")
-    return find_model(init) if init and rejected else folder
 
 
 def base_of(init: str) -> dict[str, Any]:

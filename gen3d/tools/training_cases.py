@@ -118,7 +118,10 @@ def gather(data: DataConfig, system: System) -> tuple[list[Prepared], list[float
         *((source.weight, makers(source, data, system)) for source in ([] if data.archive else data.sources)),
         (phantoms.weight, [partial(simulated, seed, data, system) for seed in seeds]),
     ]
-    with shown_progress("preparing", sum(len(group) for _, group in groups)) as advance:
+    count = sum(len(group) for _, group in groups)
+    if count:
+        say(f"preparing {count} case{'' if count == 1 else 's'}, kept in {data.cache} for the next run")
+    with shown_progress("preparing", count) as advance:
         for weight, group in groups:
             for make in group:
                 cases.append(make())
@@ -199,6 +202,7 @@ def archived(data: DataConfig, system: System) -> list[Prepared]:
     studies = find_studies(Path(data.archive), read_aliases(Path(data.aliases)) if data.aliases else None)
     cases: list[Prepared] = []
     left_out: list[str] = []
+    say(f"preparing the studies of {data.archive} ({len(studies)}), kept in {data.cache} for the next run")
     with shown_progress("preparing", len(studies)) as advance:
         for done, study in enumerate(studies, 1):
             lacking = [name for name in system.config.contrasts if name not in study.files]

@@ -51,7 +51,7 @@ def test_each_departure_is_named(cases: list[Prepared]) -> None:
     changed = {
         "voxels of 8 x 8 x 8 mm; the model was trained on 4 to 4 mm": replace(first, spacing=(8.0, 8.0, 8.0)),
         "shows": replace(first, voxels=first.voxels[:, :, :, :12]),
-        "is not background": replace(first, voxels=np.abs(first.voxels) + 1.0),
+        "tissue fills 100% of the box": replace(first, voxels=np.abs(first.voxels) + 1.0),
         "grey values of t1n": replace(first, voxels=np.where(inside, np.exp(first.voxels), first.voxels)),
     }
     for words, case in changed.items():

@@ -208,6 +208,8 @@ def test_parts_are_merged_only_when_all_are_there(gen3d: Run, model: Path, made:
     assert (status, told.count("\n")) == (1, 1)
     assert "3 of 6 cases are not there yet (1, 3, 5)" in told
     gen3d(*command, "--part", "1/2")
+    status, said, _ = gen3d("augment", "--merge", "-o", out, "--dry-run")
+    assert (status, "6 cases, 6 of them there" in said, (out / "manifest.jsonl").exists()) == (0, True, False)
     assert gen3d("augment", "--merge", "-o", out)[0] == 0
     assert contents(out) == contents(made)
     assert gen3d("augment", "--merge", "-o", out)[0] == 0

@@ -99,7 +99,7 @@ def test_a_model_of_other_contrasts(gen3d: Run, case: Path, tmp_path: Path) -> N
 
 def test_unknown_model_sampler_device_and_mode(gen3d: Run, case: Path, tiny_model: Path, tmp_path: Path) -> None:
     model = ("--model", tiny_model)
-    refused(gen3d, case, tmp_path, 1, "neither a folder nor shipped", "--model", "brain-completoin")
+    refused(gen3d, case, tmp_path, 2, "neither a folder nor shipped", "--model", "brain-completoin")
     refused(gen3d, case, tmp_path, 1, "no model_index.json", "--model", case)
     refused(gen3d, case, tmp_path, 2, "did you mean 'heun'?", *model, "--mode", "sample", "--sampler", "heum")
     refused(gen3d, case, tmp_path, 2, "did you mean 'cuda'?", *model, "--device", "cudaa")

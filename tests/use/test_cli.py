@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 import gen3d as package
@@ -83,14 +85,16 @@ def test_each_shell_gets_its_script(shell: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["synthesise"], "Did you mean 'synthesize'?"),
+        (["synthesise"], "Did you mean 'synthesize'? (see gen3d --help)"),
         (["synthesize"], "Missing option '-o'"),
         (["synthesize", "-o", "b"], "Missing option '-i'"),
         (["synthesize", "-i", "a", "-o", "b", "--sampels", "3"], "--samples"),
         (["synthesize", "-i", "a", "-o", "b", "--samples", "0"], "Invalid value for '--samples'"),
         (["synthesize", "-i", "a", "-o", "b", "c"], "'c': unexpected"),
         (["generate", "--model", "m", "-o", "b", "--size", "1", "2"], "requires 3 arguments"),
-        (["train", "smoke_nothing"], "neither a file nor shipped"),
+        (["train", "wdm_hipocampus"], "neither a file nor shipped (did you mean 'wdm_hippocampus'?)"),
+        (["generate", "--model", "hippocampus-wmd", "-o", "b"], "nor shipped (did you mean 'hippocampus-wdm'?)"),
+        (["evaluate", "pairs", "a", "b"], "(see gen3d evaluate pairs --help)"),
         (["import", "wdn", "x.pt", "-o", "y"], "'wdn' is unknown (did you mean 'wdm'?)"),
     ],
 )
@@ -98,6 +102,7 @@ def test_wrong_usage_is_one_line_and_exit_2(gen3d: Run, arguments: list[str], wo
     status, said, told = gen3d(*arguments)
     assert (status, said, told.count("\n")) == (2, "", 1)
     assert words in told
+    assert "smoke_" not in told
 
 
 def broken(*_: object, **__: object) -> None:
@@ -151,4 +156,42 @@ def test_info_tells_all_about_a_model(gen3d: Run, tiny_model: Path) -> None:
 
 def test_info_of_no_model_names_the_nearest(gen3d: Run) -> None:
     status, _, told = gen3d("info", "no-such-model")
-    assert (status, told.count("\n")) == (1, 1)
+    assert (status, told.count("\n")) == (2, 1)
+
+
+def test_three_numbers_may_have_commas_between_them(gen3d: Run, tmp_path: Path) -> None:
+    common = ("generate", "--model", "hippocampus-wdm", "-o", tmp_path / "out", "--dry-run")
+    assert gen3d(*common, "--size", "32,32,32")[:2] == gen3d(*common, "--size", 32, 32, 32)[:2]
+    assert gen3d(*common, "--size", "32,32")[0] == 2
+
+
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(gen3d: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("generate", "--model", "hippocampus-wdm", "-o", out, "-n", 2, "--steps", 1)
+    status, said, _ = gen3d(*common, "--dry-run")
+    assert (status, said.splitlines()) == (0, [f"would write {out / f'sample_000{i}.nii.gz'}" for i in (1, 2)])
+    assert not out.exists()
+    assert gen3d(*common[:-3], 1, *common[-2:])[0] == 0
+    assert gen3d(*common, "--dry-run")[1] == f"would write {out / 'sample_0002.nii.gz'}\n"
+    (out / "mine.nii.gz").write_bytes(b"a scan")
+    assert gen3d(*common, "--dry-run")[0] == 1
+
+
+def test_a_dry_run_says_what_would_be_compared(gen3d: Run, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 2, (2, 4, 12, 12, 12)).astype(np.uint8)
+    for side, masks in zip(("real", "fake"), drawn, strict=True):
+        for number, mask in enumerate(masks):
+            path = tmp_path / side / f"c{number}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(mask, np.eye(4)), path)
+        np.savez(tmp_path / f"{side}.npz", **{f"c0_{'masks' if side == 'real' else 'samples'}": masks})
+    for kind, real, fake, words in (
+        ("generation", "real", "fake", "would compare 4 fake, 4 real scans"),
+        ("pairs", "real", "fake", "would score 4 pairs"),
+        ("segmentation", "real", "fake", "would score 4 cases"),
+        ("ambiguous", "real.npz", "fake.npz", "would score 1 cases"),
+    ):
+        command = ("evaluate", kind, tmp_path / real, tmp_path / fake, "-o", tmp_path / "out", "--dry-run")
+        status, said, told = gen3d(*command)
+        assert (status, said.startswith(words)) == (0, True), (said, told)
+        assert not (tmp_path / "out").exists()

@@ -33,6 +33,8 @@ def test_the_demo_scores_every_baseline(
     for words in ("3 patients, 2 phantoms", "expected image", "squared error alone", "quadratic", "best copy", " dB"):
         assert words in said
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Recorded:" not in said  # this network's scores were made here
+    assert said.splitlines()[-1] == "Go on with: source .venv/bin/activate, then gen3d"
     scores = [line.split("│")[2].strip() for line in said.splitlines() if line.startswith("│")]
     assert scores[0] == scores[1]  # the same weights twice
     assert float(scores[2]) > float(scores[3]) > 5  # fitted on the answer itself

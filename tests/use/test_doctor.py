@@ -187,6 +187,18 @@ def test_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ["free some" in finding.mend for finding in doctor.room()] == [True, True]
 
 
+def test_brain_extractors_are_a_note_and_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor.sys, "executable", str(tmp_path / "python"))
+    assert doctor.extractors().found.startswith("none of mri_synthstrip, ")
+    assert not doctor.extractors().mend
+    (tmp_path / "hd-bet").write_text("#!/bin/sh\n")
+    (tmp_path / "hd-bet").chmod(0o755)
+    assert doctor.extractors() == Finding(
+        "brain masks", f"HD-BET of unknown version, {tmp_path / 'hd-bet'}, for --mask auto"
+    )
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_weights_are_those_that_were_recorded(name: str) -> None:
     folder = shipped()[name]

@@ -132,17 +132,18 @@ def test_another_comparison_is_never_mixed_in(asked: Comparison, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--cases", "40"], "--cases asks for 40"),
-        (["--cases", "ten"], "expected whole numbers"),
+        (["--patients", "40"], "--patients asks for 40"),
+        (["--patients", "ten"], "expected whole numbers"),
         (["--seeds", "0"], "expected at least 1"),
-        (["--config", "smoke_wdm"], "draws no masks"),
-        (["--cases", "2", "--model", "hippocampus-segment"], "draws no masks"),
+        (["--generator", "smoke_wdm"], "draws no masks"),
+        (["--patients", "2", "--model", "hippocampus-segment"], "draws no masks"),
         (["--dataset", "hippocampuss"], "no split for dataset"),
     ],
 )
 def test_mistakes_are_told_in_a_line(real: Path, gen3d: Run, tmp_path: Path, options: list[str], words: str) -> None:
     out = tmp_path / "out"
-    status, _, errors = gen3d("evaluate", "downstream", str(real), "-o", str(out), "--config", "smoke_pairs", *options)
+    command = ("evaluate", "downstream", real, "-o", out, "--generator", "smoke_pairs", *options)
+    status, _, errors = gen3d(*command)
     assert status != 0
     assert words in errors
     assert errors.strip().count("\n") == 0

@@ -230,7 +230,7 @@ def test_classes_are_scored_one_at_a_time(tmp_path: Path) -> None:
     both = [np.where(masks, 2, 0) + np.roll(masks, 5, 1) * (masks == 0) for masks in (balls(3, 1), balls(4, 2))]
     write_raters(real, "a", both[0])
     write_samples(fake, "a", both[1])
-    with pytest.raises(UserError, match=r"a_rater1.nii.gz: case a: masks: not binary.* with --label"):
+    with pytest.raises(UserError, match=r"a_rater1.nii.gz: case a: masks: not binary.* with --structure"):
         evaluate_ambiguous(real, fake, tmp_path / "0")
     row = figures(evaluate_ambiguous(real, fake, tmp_path / "1", label=2))["model"]
     alone = packed(tmp_path / "a.npz", a_masks=balls(3, 1)), packed(tmp_path / "s.npz", a_samples=balls(4, 2))

@@ -169,7 +169,7 @@ def test_a_bad_scan_is_named(
     assert status == 1
     assert named in told
     assert len(told.strip().splitlines()) == 1
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_requests_are_one_line(gen3d: Run, sets: dict[str, Path], tmp_path: Path) -> None:

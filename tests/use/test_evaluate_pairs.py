@@ -14,7 +14,7 @@ import gen3d.tools.evaluate.pairs as command
 from gen3d.core.error import UsageError, UserError
 from gen3d.tools.evaluate.pairing import match_images, subject
 from gen3d.tools.evaluate.pairs import evaluate_pairs
-from gen3d.tools.evaluate.report import Report, as_tree, deliver
+from gen3d.tools.evaluate.report import Report, as_tree, deliver, show
 
 CASE = "BraTS-PHA-00001-000"
 FIXED, MATCHED = "fixed window", "scale matched"
@@ -77,13 +77,31 @@ def test_results_and_picture_are_written(evaluated: tuple[Report, Path]) -> None
     assert list(tree["pairs"]) == [f"{CASE}-t2f"]
     assert (out / "summary.png").read_bytes()[:4] == b"\x89PNG"
     assert tree["failed"] == {}
-    assert report.tables[0].columns[:4] == ("region", "normalisation", "image", "pairs")
+    assert [table["title"] for table in tree["tables"]][-1] == report.details[0].title
+    assert report.details[0].columns[:4] == ("region", "normalisation", "image", "pairs")
+
+
+def test_the_first_table_is_what_the_demo_shows(
+    evaluated: tuple[Report, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each image, scale matched: brain, lesion and whole volume; all else is in the file."""
+    report, _ = evaluated
+    table = report.tables[0]
+    assert table.title.endswith("1 pair, scale matched")
+    assert [row[0] for row in table.rows] == ["synthetic", "regression", "best copy", "constant"]
+    own, found = dict(zip(table.columns, table.rows[0], strict=True)), rows(report, f"{CASE}-t2f")
+    places = {"PSNR dB": "brain", "lesion PSNR dB": "lesion", "whole PSNR dB": "whole"}
+    assert {head: own[head] for head in places} == {head: found[at, MATCHED]["psnr"] for head, at in places.items()}
+    show(report)
+    said = capsys.readouterr().out
+    assert FIXED not in said
+    assert "32 rows): in results.json" in said
 
 
 def test_baselines_are_always_beside(evaluated: tuple[Report, Path]) -> None:
     """One line for each region, normalisation and image; the copy is the best of the other three contrasts."""
     report, _ = evaluated
-    lines = [tuple(row[:3]) for row in report.tables[0].rows]
+    lines = [tuple(row[:3]) for row in report.details[0].rows]
     images = ("synthetic", "regression", "best copy", "constant")
     regions = ("brain", "lesion", "healthy", "whole")
     assert lines == [(region, norm, name) for region in regions for norm in (FIXED, MATCHED) for name in images]
@@ -99,7 +117,7 @@ def test_another_scale_is_seen_and_named(evaluated: tuple[Report, Path]) -> None
     assert found["brain", MATCHED]["gain"] == pytest.approx(1 / 3, rel=0.1)
     assert found["brain", MATCHED]["psnr"] > found["brain", FIXED]["psnr"] + 10
     assert any("another scale" in warning for warning in report.warnings)
-    gains = [row[-1] for row in report.tables[0].rows if row[1:3] == (MATCHED, "synthetic")]
+    gains = [row[-1] for row in report.details[0].rows if row[1:3] == (MATCHED, "synthetic")]
     assert set(gains) == {found["brain", MATCHED]["gain"]}
 
 
@@ -257,7 +275,8 @@ def test_a_lesion_mask_without_foreground_leaves_a_note(tmp_path: Path) -> None:
     save(tmp_path / "real" / "a" / "seg.nii.gz", np.zeros((14, 16, 12)))
     save(tmp_path / "fake" / "a" / "flair.nii.gz", image(1))
     report = evaluate_pairs(tmp_path / "real", tmp_path / "fake", tmp_path / "out")
-    assert "lesion" not in {row[0] for row in report.tables[0].rows}
+    assert "lesion" not in {row[0] for row in report.details[0].rows}
+    assert report.tables[0].rows[0][-2] is None
     assert "a/flair: the lesion region is empty, so it has no row" in report.warnings
 
 
@@ -274,7 +293,9 @@ def test_hounsfield_units_and_slices(tmp_path: Path) -> None:
     body = rows(report, "s1")["body", FIXED]
     assert (body["units"], body["low"], body["high"], body["voxels"]) == ("HU", -1000, 1000, 24 * 26)
     assert body["mae"] == pytest.approx(20, abs=1e-3)
-    assert report.tables[0].rows[0][1] == "fixed window (HU)"
+    assert report.details[0].rows[0][1] == "fixed window (HU)"
+    assert report.tables[0].title.endswith("HU as they are")
+    assert report.tables[0].rows[0][1:4] == ("body", 1, body["psnr"])
     deliver(report, tmp_path / "out")
     soft = evaluate_pairs(tmp_path / "real", tmp_path / "fake", tmp_path / "out", window=(-160, 240))
     assert rows(soft, "s1")["body", FIXED]["high"] == 240

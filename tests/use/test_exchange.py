@@ -127,6 +127,28 @@ def test_a_bundle_takes_nobodys_place(gen3d: Run, model: Path, tmp_path: Path) -
     assert (status, told.count("\n"), "exists" in told) == (1, 1, True)
 
 
+def test_a_dry_run_checks_and_writes_nothing(hub: Path, gen3d: Run, model: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    for command, place in (
+        (("push", model, there), there),
+        (("push", model, "hub:me/tiny"), "https://huggingface.co/me/tiny"),
+        (("pull", model, "-o", there), there),
+        (("bundle", model, "-o", there), there),
+    ):
+        assert gen3d(*command, "--dry-run")[:2] == (0, f"would write {place}\n")
+    assert not there.exists()
+    assert not hub.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for command in (("push", model, tmp_path / "mine"), ("bundle", model, "-o", tmp_path / "mine")):
+        assert gen3d(*command, "--dry-run")[0] == 1
+    status, _, told = gen3d("pull", "hub:me/nothing", "--dry-run")
+    assert (status, "check the name" in told) == (1, True)
+    push(model, "hub:me/tiny")
+    status, said, _ = gen3d("pull", "hub:me/tiny", "--dry-run")
+    assert (status, said.endswith("models--me--tiny\n"), (tmp_path / "cache").exists()) == (0, True, False)
+
+
 def test_push_and_pull_by_a_folder(gen3d: Run, model: Path, tmp_path: Path) -> None:
     (status, said, _), there = gen3d("push", model, tmp_path / "there"), tmp_path / "there"
     assert (status, said.strip()) == (0, str(there))
@@ -176,6 +198,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         (home / repo_id / "private").write_text(str(private))
 
+    def look(self: Any, repo_id: str) -> None:
+        if not (home / repo_id).is_dir():
+            raise huggingface_hub.errors.LocalEntryNotFoundError("nothing of this name")
+
     def give(repo_id: str, allow_patterns: list[str], **_: Any) -> str:
         if not (home / repo_id).is_dir():
             raise huggingface_hub.errors.LocalEntryNotFoundError("nothing of this name\nis here")
@@ -193,6 +219,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", take)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", look)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", give)
     return home
 

@@ -463,6 +463,10 @@ def test_dicom_joins_the_study_that_it_came_from(gen3d: Run, phantoms: Path, tin
     volume, original = read_study(back).volumes["t2f"], read(made / "P7" / "P7-t2f.nii.gz")
     assert volume.on_grid_of(original)
     np.testing.assert_allclose(volume.voxels, original.voxels, rtol=0, atol=0.51 * float(image.RescaleSlope))
+    assert gen3d("report", made, "-i", tmp_path / "in")[0] == 0
+    page = (made / "report.html").read_text()
+    assert "not found below" not in page
+    assert all(f'"title":"{contrast}"' in page.replace('": "', '":"') for contrast in ("T1", "T1c", "T2"))
 
 
 def test_dicom_source_slices_are_those_in_the_same_place() -> None:

@@ -23,6 +23,7 @@ from gen3d.sequence.history import History
 from gen3d.sequence.sadm import SADM, SADMConfig
 from gen3d.tools.forecast_images import Seen, changed, steps
 from gen3d.tools.forecast_query import parse_wish, query
+from gen3d.tools.forecast_scores import drawn_between, spread
 from tests.use.test_visits import four_dimensional, save, scan
 
 Run = Callable[..., tuple[int, str, str]]
@@ -112,16 +113,30 @@ def test_files_geometry_and_what_they_say(gen3d: Run, patient: Path, models: Pat
     assert [v["date"] for v in volumes["visits"]] == ["2019-01-01", "2020-01-01", "2021-01-01"]
     (row,) = volumes["forecasts"]
     assert row["volumes_ml"]["copy"] == volumes["visits"][-1]["volumes_ml"]
-    low, high = row["volumes_ml"]["samples_10_to_90"]["front"]
+    assert row["samples"] == 3
+    low, high = row["volumes_ml"]["samples_smallest_largest"]["front"]
     assert low <= row["volumes_ml"]["samples_mean"]["front"] <= high
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["patients"], report["failed"], report["results"][0]["status"]) == (1, 0, "made")
+    assert (report["cases"], report["failed"], report["results"][0]["status"]) == (1, 0, "made")
     before = {p.name: p.read_bytes() for p in (out / "P").glob("*.nii.gz")}
     assert gen3d(*arguments, "--samples", 3)[0] == 0
     assert {p.name: p.read_bytes() for p in (out / "P").glob("*.nii.gz")} == before
     assert gen3d(*arguments, "--samples", 0)[0] == 0  # the old spread would belong to no samples
     assert sorted(p.name for p in (out / "P").glob("*.nii.gz")) == sorted([FORECAST, CHANGE])
     assert (out / "P" / FORECAST).read_bytes() == before[FORECAST]  # one call, whatever the samples
+
+
+@pytest.mark.parametrize(
+    ("samples", "told", "words"),
+    [
+        (1, {}, ""),
+        (7, {"samples_smallest_largest": {"front": [1, 7]}}, "smallest and largest of 7 samples: 1.000 to 7.000"),
+        (11, {"samples_10_to_90": {"front": [2, 10]}}, "10 to 90 % of 11 samples: 2.000 to 10.000"),
+    ],
+)
+def test_few_samples_tell_no_quantiles(samples: int, told: dict[str, object], words: str) -> None:
+    found = spread([{"front": float(n)} for n in range(1, samples + 1)])
+    assert (found, drawn_between(found, "front", samples)) == (told, words)
 
 
 def test_an_untouched_model_copies_the_last_visit_to_the_bit(gen3d: Run, patient: Path, tmp_path: Path) -> None:
@@ -190,10 +205,10 @@ def test_a_folder_of_patients_and_one_that_fails(gen3d: Run, patient: Path, mode
     assert status == 1
     assert "P: forecast 2022-01-01" in said
     assert "gen3d: Q:" in told
-    assert "2 patients, 1 failed" in told
+    assert "2 cases, 1 failed" in told
     assert (tmp_path / "out" / "P" / FORECAST).is_file()
     assert not (tmp_path / "out" / "Q").exists()
-    assert {row["patient"]: row["status"] for row in json.loads(report.read_text())["results"]} == {
+    assert {row["case"]: row["status"] for row in json.loads(report.read_text())["results"]} == {
         "P": "made",
         "Q": "failed",
     }

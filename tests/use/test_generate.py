@@ -35,7 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files(gen3d: Run, model: Path, tmp_path: Path) -> None:
     status, said, _ = gen3d("generate", "--model", model, "-o", tmp_path / "out", "-n", 2, "--steps", 3)
     assert status == 0
-    names = ["contact-sheet.png", "sample_0001.json", "sample_0001.nii.gz", "sample_0002.json", "sample_0002.nii.gz"]
+    scans = [f"sample_000{number}.{end}" for number in (1, 2) for end in ("json", "nii.gz")]
+    names = ["contact-sheet.png", "run.json", *scans]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert said.split() == [str(tmp_path / "out" / name) for name in names if name.endswith(".gz")]
     facts = json.loads((tmp_path / "out" / "sample_0002.json").read_text())
@@ -74,8 +75,25 @@ def test_finished_items_are_kept_where_the_sidecar_agrees(model: Path, tmp_path:
     assert first.read_bytes() == whole
     assert first.stat().st_mtime_ns > stamps[0]
     assert second.stat().st_mtime_ns == stamps[1]
-    generate(model, tmp_path, 1, steps=3)
-    assert first.read_bytes() != whole
+
+
+def test_runs_are_never_mixed_in_a_folder(gen3d: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("generate", "--model", model, "-o", out, "--steps", 2)
+    assert gen3d(*common, "-n", 2)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for options, said in (
+        (("--seed", 5), "its seed is 0, now 5"),
+        (("--size", "16,20,12"), "its size is [24, 32, 16]"),
+    ):
+        for dry in ((), ("--dry-run",)):
+            status, _, told = gen3d(*common, "-n", 1, *options, *dry)
+            assert (status, f"holds another run ({said}" in told, told.count("\n")) == (1, True, 1), told
+    (out / "run.json").unlink()  # as versions before this record left it
+    status, _, told = gen3d(*common)
+    assert (status, "holds sample_0001.json, which another run wrote" in told, told.count("\n")) == (1, True, 1), told
+    del before["run.json"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_another_size(model: Path, tmp_path: Path) -> None:

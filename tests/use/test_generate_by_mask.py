@@ -162,3 +162,7 @@ def test_one_bad_mask_does_not_stop_the_rest(gen3d: Run, model: Path, tmp_path: 
     )
     assert (status, "a.nii.gz: " in noted, "2 masks, 1 failed" in noted) == (1, True, True), noted
     assert (tmp_path / "out" / "b_0001.nii.gz").is_file()
+    for name in "ab":
+        box(tmp_path / "m" / f"{name}.nii.gz", (24, 12, 20), (1, 1, 1), (4, 4, 4), 5)
+    status, _, noted = gen3d("generate", "--model", model, "--mask", tmp_path / "m", "-o", tmp_path / "none")
+    assert (status, "2 masks, 2 failed; nothing was written" in noted, (tmp_path / "none").exists()) == (1, True, False)

@@ -97,7 +97,10 @@ def test_decoding_within_bounds_changes_little(gen3d: Run, models: tuple[Path, P
 
 def test_without_its_autoencoder_the_network_alone_can_be_asked(gen3d: Run, official: Path, tmp_path: Path) -> None:
     file, folder = official / "biflownet.pt", tmp_path / "alone"
-    assert gen3d("import", "meddiffusion", file, "--config", file.with_suffix(".json"), "-o", folder)[0] == 0
+    command = ("import", "meddiffusion", file, "--config", file.with_suffix(".json"), "-o", folder)
+    assert gen3d(*command, "--dry-run")[:2] == (0, f"would write {folder}\n")
+    assert not folder.exists()
+    assert gen3d(*command)[0] == 0
     known = {name: torch.from_numpy(v) for name, v in np.load(official / "biflownet.npz").items()}
     network: Any = load(folder).network
     with torch.no_grad():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813, the name its users know
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gen3d.core.system import Example
@@ -126,9 +127,9 @@ def test_results_lie_on_the_grids_of_moved_contrasts_too(
         here, there = (tree["least_certain"]["centre_mm"] for tree in (whole, facts))
         np.testing.assert_allclose(there, (turn @ (*here, 1))[:3], atol=2.0)
         assert np.abs(np.subtract(here, there)).max() > 4
-    assert "kept" in gen3d(*command, "--skip-existing")[1]
+    assert "kept" in gen3d(*command)[1]
     (place / f"{NAME}-t2f_on-t2w-grid.nii.gz").unlink()
-    assert "made" in gen3d(*command, "--skip-existing")[1]
+    assert "made" in gen3d(*command)[1]
     assert gen3d("synthesize", "-i", place, "-o", tmp_path / "o", "--model", tiny_model, "--dry-run")[1].startswith(
         f"{NAME}: would make t1n, t1c, t2w from t2f"
     )
@@ -149,11 +150,31 @@ def heads(case: Path) -> Path:
 
 
 def test_skulls_are_told_and_the_way_out(gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path) -> None:
-    status, _, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "out", "--model", tiny_model, "--no-check")
+    status, said, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "out", "--model", tiny_model, "--no-check")
     assert status == 0
-    assert f"{NAME}-t1n.nii.gz and {NAME}-t1c.nii.gz" in told
-    assert "add --mask, a mask of the brain" in told
+    finding = next(line for line in told.splitlines() if f"{NAME}-t1n.nii.gz and {NAME}-t1c.nii.gz" in line)
+    assert finding.endswith("the skull seems to be on")  # the advice has a line of its own
+    assert "a skull is on: add --mask, a mask of the brain" in told
+    assert said.rstrip().endswith("OUTSIDE the model's training set, not to be relied on")
+    with Image.open(tmp_path / "out" / NAME / f"{NAME}-preview.png") as picture:
+        assert picture.info["Warning"] == "OUTSIDE the model's training set"
     assert "outside" in (tmp_path / "out" / "cases.csv").read_text()
+
+
+def test_a_dry_run_checks_what_is_not_yet_in_register(
+    gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gen3d.tools.register.align", None)  # it takes as long as the rest
+    moved(heads / f"{NAME}-t2w.nii.gz")
+    command = ("synthesize", "-i", heads, "-o", tmp_path / "o", "--model", tiny_model, "--dry-run", "--align", "t1c")
+    status, said, told = gen3d(*command)
+    assert (status, (tmp_path / "o").exists(), "would make t2f from t1n, t1c, t2w" in said) == (0, False, True)
+    assert "OUTSIDE" in said
+    assert f"{NAME}-t1n.nii.gz and {NAME}-t2w.nii.gz: the skull seems to be on" in told
+    assert f"{NAME}-t1c.nii.gz: the skull seems to be on" in told
+    status, said, told = gen3d(*command, "--mask", "none")
+    assert (status, "OUTSIDE" in said, "skull" in told) == (0, False, False)
+    assert "--align t2f: it has" in gen3d(*command[:-1], "flair")[2]
 
 
 def test_a_mask_of_ones_own_is_used(gen3d: Run, heads: Path, phantoms: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -202,14 +223,27 @@ def test_a_mask_applies_to_scans_with_negative_values_too(
     assert not made[~half].any()
 
 
-@pytest.mark.parametrize("kind", ["empty", "another grid", "absent"])
-def test_a_bad_mask_is_one_line(gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "an empty mask"),
+        ("another grid", "different grids"),
+        ("absent", "no such file"),
+        ("a scan", "different values, so a scan"),
+        ("the box", "litres; expected a brain's"),
+    ],
+)
+def test_a_bad_mask_is_one_line(
+    gen3d: Run, heads: Path, tiny_model: Path, tmp_path: Path, kind: str, words: str
+) -> None:
     image = nib.load(heads / f"{NAME}-t1n.nii.gz")
     mask = tmp_path / "mask.nii.gz"
     shape = (5, 5, 5) if kind == "another grid" else image.shape
+    voxels = np.rint(image.get_fdata()) if kind == "a scan" else np.full(shape, kind != "empty")
     if kind != "absent":
-        nib.save(nib.Nifti1Image(np.full(shape, kind != "empty", np.uint8), image.affine), mask)
+        nib.save(nib.Nifti1Image(voxels.astype(np.int16), image.affine), mask)
     status, _, told = gen3d("synthesize", "-i", heads, "-o", tmp_path / "o", "--model", tiny_model, "--mask", mask)
     assert (status, told.count("\n")) == (1, 1)
     assert str(mask) in told
+    assert words in told
     assert not list((tmp_path / "o").rglob("*.nii.gz"))

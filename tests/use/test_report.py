@@ -12,11 +12,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import Run
+from matplotlib.colors import to_rgb
 from report_folders import Page, archive, augmented, evaluated, scan, segmented, wrote
 
 from gen3d.core.error import UserError
+from gen3d.core.volume import Volume
+from gen3d.data.nifti import write
+from gen3d.tools.preview import Panel, head, layout, view_of
 from gen3d.tools.report import niivue as bundle
+from gen3d.tools.report import sheet as sheets
 from gen3d.tools.report.found import find
+from gen3d.tools.report.images import written
 from gen3d.tools.report.parts import WATERMARK
 from gen3d.tools.report.report import TEXT, report
 
@@ -183,6 +189,7 @@ def test_raters_stand_beside_samples(tmp_path: Path) -> None:
         "brain: probability - share of 3 raters",
     ]
     assert len(panels["3 raters"].images) == 3
+    assert [panels[name].heading for name in ("brain: probability", "image")] == ["probability", "input"]
     assert not panels["share of 3 raters"].synthetic
     assert {panel.under for panel in panels.values()} == {None, 0}  # all lie on the image
     share = made.shown[0].images[panels["share of 3 raters"].images[0]].volume().voxels
@@ -210,8 +217,38 @@ def test_a_damaged_image_is_named_and_the_others_shown(tmp_path: Path) -> None:
     assert len(made.shown[0].panels) == 2
 
 
+def test_contact_sheets_never_cut_the_warning_and_name_each_label(tmp_path: Path) -> None:
+    """As narrow as a sheet of one column is, and with outlines of two labels."""
+    mask = np.zeros((12, 10, 8), dtype=np.uint8)
+    mask[2:6, 2:7, 2:6], mask[6:10, 2:7, 2:6] = 1, 2
+    path = tmp_path / "case1_seg.nii.gz"
+    write(Volume(mask, np.eye(4)), path)
+    facts = {"segmented": "case1", "kind": "most likely label", "labels": {"1": "front", "2": "back"}}
+    column = sheets.Column("", written(path, facts), [Volume(mask, np.eye(4))], None)
+    figure, cells = layout(1, view_of(mask > 0, None, np.eye(4)), 3)
+    sheets.paint(cells[0][0], column, 0, view_of(mask > 0, None, np.eye(4)))
+    colours = [tuple(lines.get_edgecolor()[0][:3]) for lines in cells[0][0].collections]
+    assert len(set(colours)) == 2
+    sheets.small_print(figure, sheets.labels(column))
+    drawn = {text.get_text(): text for text in figure.texts}
+    assert [to_rgb(drawn[f"— {name}"].get_color()) for name in ("front", "back")] == colours
+    figure.canvas.draw()
+    footer = next(text for words, text in drawn.items() if "Not for diagnosis" in words)
+    assert footer.get_window_extent().x1 < figure.bbox.x1
+    assert footer.get_window_extent().y1 < drawn["— front"].get_window_extent().y0 + 1
+
+
+def test_a_difference_says_what_its_colours_mean() -> None:
+    panel = Panel(Volume(np.ones((4, 4, 4)), np.eye(4)), "made - true", kind="difference")
+    _, cells = layout(1, view_of(np.ones((4, 4, 4), dtype=bool), None, np.eye(4)), 2)
+    head(cells[0][0], panel, -2, 2)
+    assert cells[0][0].get_title().splitlines() == ["made - true", "-2 to 2", "blue: darker, red: brighter"]
+
+
 def test_evaluations_show_their_tables_baselines_and_warnings(tmp_path: Path) -> None:
-    report(evaluated(tmp_path / "OUT"), tmp_path / "page.html")
+    told: list[str] = []
+    report(evaluated(tmp_path / "OUT"), tmp_path / "page.html", sheet=True, note=told.append)
+    assert told[-1].endswith("holds no images, so there is no contact sheet")
     page = Page(tmp_path / "page.html")
     for words in ("best copy", "14.66", "14.14", "synthetic", "don't beat the best copy", "evaluate pairs"):
         assert words in page.text

@@ -15,6 +15,7 @@ from gen3d.latent.kernel_flow import KernelFlow, KernelFlowConfig
 from gen3d.latent.kernels import blurred
 from gen3d.nn.unet import UNetConfig
 from gen3d.tools.kernel_report import against_truth, agreement, body, errors, features, regions
+from tests.use.test_studies import series
 
 Run = Callable[..., tuple[int, str, str]]
 AFFINE = np.array([[-0.7, 0, 0, 10], [0, -0.7, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
@@ -155,7 +156,7 @@ def test_mistakes(gen3d: Run, model: Path, tmp_path: Path) -> None:
         ((good, "--truth", tmp_path / "mri"), 1, "no truth called a.nii.gz"),
         ((good, "--mask", mask), 1, "expected a mask of it"),
         ((tmp_path / "none",), 1, "no such file or folder"),
-        ((tmp_path,), 1, "no CT in it"),
+        ((tmp_path,), 1, "no scan in it"),
         ((good, "--model", "hippocampus-wdm"), 1, "standardises no CT"),
     ):
         found, _, told = gen3d(*base, *arguments)
@@ -168,6 +169,38 @@ def test_mistakes(gen3d: Run, model: Path, tmp_path: Path) -> None:
     assert "beside originals" in told
 
 
+def ct_series(folder: Path, number: int, **tags: object) -> None:
+    """A CT of 7 x 5 pixels, -1000 HU on."""
+    series(folder, f"Thorax {number}", number=number, Modality="CT", RescaleIntercept=-1000.0, **tags)
+
+
+def test_dicom_series_at_any_depth_and_the_kernel_of_their_headers(gen3d: Run, model: Path, tmp_path: Path) -> None:
+    home = tmp_path / "in"
+    ct_series(home / "chest" / "thin", 1, ConvolutionKernel="B70f")
+    ct_series(home / "chest" / "both", 2, ConvolutionKernel="STANDARD")
+    ct_series(home / "chest" / "both", 3, ConvolutionKernel=["b30s", "3"])
+    ct_series(home / "chest" / "plan", 4, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    series(home / "head", "t1_mprage", number=5)
+    common = ("standardize", "-i", home, "-o", tmp_path / "out", "--model", model)
+    status, said, told = gen3d(*common, "--dry-run")
+    assert (status, (tmp_path / "out").exists()) == (0, False), told
+    assert "thin: would be standardised; kernel B70, as its DICOM header says (B70f)\n" in said
+    assert "both_2: would be standardised; kernel not told (its DICOM header says STANDARD, none of B10, " in said
+    assert "both_3: would be standardised; kernel B30, as its DICOM header says (b30s\\3)\n" in said
+    assert "left out: series 'Thorax 4' (a localizer)\n" in told
+    assert "left out: series 't1_mprage' (modality MR, expected CT)\n" in told
+    status, said, told = gen3d(*common)
+    assert status == 0, told
+    report = json.loads((tmp_path / "out" / "thin-B30_report.json").read_text())
+    assert report["source_kernel"] == "B70, as its DICOM header says (B70f)"
+    assert f"thin: kernel {report['source_kernel']}\n" in said
+    assert nib.load(tmp_path / "out" / "both_3-B30.nii.gz").shape == (7, 5, 6)
+    alone = ("standardize", "-i", home / "chest" / "both" / "002-001.dcm", "-o", tmp_path / "out", "--model", model)
+    assert "kernel B60" in gen3d(*alone, "--from", "B60", "--dry-run")[1]
+    status, _, told = gen3d(*common[:2], home / "head", *common[3:])
+    assert (status, "no scan in it" in told, "expected CT" in told, told.count("\n")) == (1, True, True, 1), told
+
+
 def test_a_folder_goes_on_past_a_bad_image(gen3d: Run, model: Path, tmp_path: Path) -> None:
     for name in ("a", "c"):
         save(tmp_path / "in" / f"{name}.nii.gz", chest((40, 40, 1)))
@@ -177,7 +210,7 @@ def test_a_folder_goes_on_past_a_bad_image(gen3d: Run, model: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
     status, _, told = gen3d("standardize", "-i", tmp_path / "in", "-o", tmp_path / "out", "--model", model)
     assert status == 1
-    assert "3 images, 1 failed" in told
+    assert "3 cases, 1 failed" in told
     assert {p.name for p in (tmp_path / "out").glob("*B30.nii.gz")} == {"a-B30.nii.gz", "c-B30.nii.gz"}
 
 
@@ -186,7 +219,7 @@ def test_lost_spacing_is_said_and_mended(gen3d: Run, model: Path, tmp_path: Path
     truth = save(tmp_path / "true" / "a.nii.gz", chest((40, 40, 1)))
     base = ("standardize", "-i", source, "--model", model, "--truth", truth)
     assert "exactly 1 mm" in gen3d(*base, "-o", tmp_path / "lost")[2]
-    told = gen3d(*base, "-o", tmp_path / "told", "--spacing", 0.7)[2]
+    told = gen3d(*base, "-o", tmp_path / "told", "--pixel-size", 0.7)[2]
     assert "exactly 1 mm" not in told
     assert "pixel by pixel" in told
 

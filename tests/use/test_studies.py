@@ -227,6 +227,22 @@ def test_several_cases_in_one_folder(tmp_path: Path) -> None:
     assert list(places(tmp_path)) == ["all/A", "all/b-2", "all/Ä c"]
 
 
+def test_scans_that_no_contrast_is_known_of_are_told(tmp_path: Path) -> None:
+    scans(tmp_path / "all", "A_t1", "A_pd", "B_t1", "B_sum", "other")
+    scans(tmp_path / "one", "t1", "brain")
+    scans(tmp_path / "odd", "a", "b")
+    mask(tmp_path / "masks" / "x_roi.nii.gz")
+    told: list[str] = []
+    a, b, one = find_studies(tmp_path, note=told.append)
+    assert [words.split(":")[0] for words in a.left_out] == ["A_pd.nii", "other.nii"]  # nobody's goes to the first
+    assert a.left_out[0] == "A_pd.nii: 'pd' is none of t1n, t1c, t2w, t2f"
+    assert b.left_out == ("B_sum.nii: its name says none of t1n, t1c, t2w, t2f",)
+    assert [words.split(":")[0] for words in one.left_out] == ["brain.nii"]
+    assert len(told) == 1
+    assert "nothing is taken from odd (a.nii and 1 more): " in told[0]
+    assert find_studies(tmp_path / "one", {"pd": ("brain",)})[0].left_out == ()
+
+
 def test_when_prefixes_are_cases(tmp_path: Path) -> None:
     scans(tmp_path / "two", "A_t1", "B_flair")  # nothing in common: never mixed
     scans(tmp_path / "numbers", "3_t1", "7_flair")  # numbers of series
@@ -295,7 +311,9 @@ def test_empty_and_odd_files_are_never_a_crash(tmp_path: Path) -> None:
     for name in ("empty", "only_mask"):
         assert "no study in it; expected" in refusal(tmp_path / name)
     assert "no such file or folder" in refusal(tmp_path / "absent")
-    assert "says no contrast" in refusal(scan(tmp_path / "brain.nii.gz"))
+    assert "its name says none of t1n, t1c, t2w, t2f; " in refusal(scan(tmp_path / "brain.nii.gz"))
+    assert "'PD' is none of t1n, t1c, t2w, t2f; " in refusal(scan(tmp_path / "brain_PD.nii.gz"))
+    assert "no study in it; nothing is taken from odd (a.nii and 1 more)" in refusal(scans(tmp_path / "odd", "a", "b"))
     (tmp_path / "x.txt").touch()
     assert "neither a NIfTI file nor" in refusal(tmp_path / "x.txt")
 
@@ -410,12 +428,17 @@ def test_bids_with_several_of_one_contrast(tmp_path: Path) -> None:
     scan(anat / "sub-1_acq-post_T1w.nii")
     scan(anat / "sub-1_space-MNI_T2w.nii", spacing=(1.0, 1.0, 1.0))
     scan(anat / "sub-1_T2w.nii")
+    scans(anat, "sub-1_PDw", "sub-1_part-phase_T1w")
     (anat / "sub-1_acq-broken_T2w.nii").touch()
     (study,) = find_studies(tmp_path)
     assert files(study) == {"t1n": "sub-1_acq-3d_run-1_T1w.nii", "t2w": "sub-1_T2w.nii"}
     told = " ".join(study.notes)
     assert "sub-1_acq-3d_run-1_T1w.nii is taken; sub-1_acq-3d_run-2_T1w.nii, sub-1_acq-ax_T1w.nii: left out" in told
     assert "sub-1_acq-post_T1w.nii: may be t1c or t1n" in told
+    assert study.left_out == (
+        "sub-1_PDw.nii: 'PDw' is none of t1n, t1c, t2w, t2f",
+        "sub-1_part-phase_T1w.nii: part-phase is no image of magnitude",
+    )
     assert study.naming.of("t2f") == "sub-1_FLAIR.nii"
 
 
@@ -602,6 +625,13 @@ def test_dicom_study(tmp_path: Path) -> None:
     assert files(study) == {"t1n": "001-000.dcm", "t1c": "s2", "t2f": "s3"}  # DICOMDIR lies beside the first
     assert len(study.series["t1n"]) == 6
     assert study.naming.of("t2w") == "Q7 scan-t2w.nii.gz"
+    assert study.left_out == (
+        "series 4 'localizer T2': 'localizer' is none of t1n, t1c, t2w, t2f",
+        "series 5 'T2 adc': 'adc' is none of t1n, t1c, t2w, t2f",
+        "series 6 'T2 TSE': a localizer or a derived map",
+        "series 7 't2 tse': 3 slices, so a localizer",
+    )
+    assert "one file of a DICOM series" in refusal(home / "s1" / "001-000.dcm")
     case = read_study(study)
     volume = case.volumes["t1n"]
     np.testing.assert_allclose(volume.voxels, voxels)

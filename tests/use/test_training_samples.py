@@ -86,7 +86,7 @@ def test_disabled_never_asks_for_wandb(tmp_path: Path, monkeypatch: pytest.Monke
 def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    tracker = Tracker(tmp_path, "offline", {"steps": 1})
-    tracker.write(Report(step=1, seconds=0.5))
-    tracker.close()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    trained("smoke_wdm", tmp_path / "run", "train.wandb=offline", "train.sample_every=2")
+    [kept] = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert list(kept.rglob("samples*.png"))
+    assert kept.joinpath(f"run-{kept.name.rpartition('-')[2]}.wandb").stat().st_size > 0

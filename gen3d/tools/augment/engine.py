@@ -1,4 +1,7 @@
-"""Who makes the cases: this process, or workers of Ray, on this machine or many. The files are the same."""
+"""Who makes the cases: this process, or workers of Ray, on this machine or many.
+
+The files are the same.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

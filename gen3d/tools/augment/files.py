@@ -18,9 +18,10 @@ from gen3d.data.nifti import write
 from gen3d.tools.augment.layouts import image_paths, label_path, sidecars, written
 from gen3d.tools.augment.pair import Pair
 from gen3d.tools.record import description, record
+from gen3d.tools.run_record import RUN, read_run, same_run
 from gen3d.tools.sampling import OpenModel
 
-RUN, MANIFEST, RECORDS = "run.json", "manifest.jsonl", "provenance"
+MANIFEST, RECORDS = "manifest.jsonl", "provenance"
 ROW = ("number", "case", "status", "attempts", "rejected", "volumes_ml", "alike", "fingerprint", "sha256")
 Row = dict[str, Any]
 Part = tuple[int, int]
@@ -83,39 +84,23 @@ def check_run(out: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: It is not.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; expected a folder to write into; choose another -o")
-    if (out / RUN).is_file():
-        before, now = read_run(out), json.loads(json.dumps(settings))
-        odd = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if odd:
-            said = f"its {odd[0]} is {told(before.get(odd[0]))}, now {told(now.get(odd[0]))}"
-            raise UserError(f"{out}: holds another run ({said}); runs are never mixed; choose another -o")
+    if same_run(out, settings):
         return
     foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith(".part-")) if out.is_dir() else []
     if foreign:
         raise UserError(f"{out}: holds {foreign[0]}, which gen3d augment did not write; choose another -o")
 
 
-def read_run(out: Path) -> dict[str, Any]:
+def settings_of(out: Path) -> dict[str, Any]:
     """Return what was asked in a folder.
 
     Raises:
         UserError: Nothing was.
     """
-    try:
-        tree = json.loads((out / RUN).read_text())
-        return dict(tree)
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{out / RUN}: not there or damaged; expected the folder of an earlier gen3d augment") from None
-
-
-def told(value: Any) -> str:
-    """Return a setting in few words."""
-    if isinstance(value, dict) and "weights_sha256" in value:
-        return f"{value['name']} {str(value['weights_sha256'])[:8]}"
-    words = json.dumps(value, default=str)
-    return words if len(words) <= 60 else f"{words[:57]}..."
+    tree = read_run(out)
+    if tree is None or "layout" not in tree:
+        raise UserError(f"{out / RUN}: not there or damaged; expected the folder of an earlier gen3d augment")
+    return tree
 
 
 def write_pair(

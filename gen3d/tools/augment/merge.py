@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gen3d.core.error import UserError
-from gen3d.tools.augment.files import MANIFEST, Row, line, read_lines, read_run, staged, unpacked
+from gen3d.tools.augment.files import MANIFEST, Row, line, read_lines, settings_of, staged, unpacked
 from gen3d.tools.augment.gates import GATES
 from gen3d.tools.augment.layouts import front, written
 from gen3d.tools.augment.picture import contact_sheet
@@ -21,14 +21,14 @@ from gen3d.tools.record import WARNING
 TOLD, BLOCK = 20, 2048  # examples in the report; rows of fingerprints that are compared at once
 
 
-def merge(out: Path | str) -> dict[str, Any]:
+def merge(out: Path | str, *, dry_run: bool = False) -> dict[str, Any]:
     """Write the manifest, data set, report and picture of a folder whose parts are all finished; return the report.
 
     Raises:
-        UserError: It is no such folder, or cases are missing.
+        UserError: It is no such folder, or cases are missing; in a dry run nothing else is done than to find out.
     """
     out = Path(out)
-    run = read_run(out)
+    run = settings_of(out)
     parts = sorted(out.glob("manifest-part-*-of-*.jsonl"))
     rows = read_lines([*([out / MANIFEST] if (out / MANIFEST).is_file() else []), *parts])
     lost = [
@@ -40,6 +40,8 @@ def merge(out: Path | str) -> dict[str, Any]:
     accepted = [row for row in rows.values() if row["status"] == "accepted"]
     names, real = [row["case"] for row in accepted], check_real(run)
     report = {"warning": WARNING, **counted(list(rows.values())), "asked": run["n"], "real": len(real)}
+    if dry_run:
+        return report
     report |= judged(accepted, run)
     report["refused"] = [
         {"case": row["case"], "attempt": place, **faults}

@@ -18,7 +18,7 @@ from gen3d.data.nifti import read_labels
 from gen3d.data.warp import random_places, warped_labels
 from gen3d.tools.generate import asked
 from gen3d.tools.led import find_masks
-from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, open_model, to_device
+from gen3d.tools.sampling import OpenModel, Walk, choose_walk, drawn, finite, open_model, to_device
 
 TURN, ZOOM, BEND = 5.0, 0.05, 1.0  # how strongly given masks are deformed: degrees, logarithm, voxels
 JITTER = 0.05  # deviation of ln mL around a real case's volumes, where the model is told volumes
@@ -129,9 +129,7 @@ class Drawing:
         example, affine, told = self.lead(number, key)
         example = to_device(example, self.model.device)
         coords = drawn(self.system, example, self.system.condition(example), key, self.walk)
-        found = self.system.finish(coords, example)[0].float().cpu().numpy()
-        if not np.isfinite(found).all():
-            raise UserError(f"{self.model.name}: the image is not finite; its weights are damaged")
+        found = finite(self.system.finish(coords, example)[0].float().cpu().numpy(), self.model.name)
         config = self.system.config
         labels = example["mask"][0, 0].cpu().numpy() if self.masks else np.rint(found[-1])
         return Pair(

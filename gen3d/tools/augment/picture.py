@@ -10,7 +10,7 @@ from gen3d import __version__
 from gen3d.core.volume import Volume
 from gen3d.data.nifti import read_labels
 from gen3d.tools.augment.layouts import image_paths, label_path
-from gen3d.tools.generate import reopened
+from gen3d.tools.contact_sheet import reopened
 from gen3d.tools.preview import BACKGROUND, FAINT, INK, VIEW, Panel, head, layout, limits, show, view_of
 from gen3d.tools.segment_picture import COLOURS, around, outline
 

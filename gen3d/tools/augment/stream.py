@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from gen3d.core.error import UsageError, UserError
 from gen3d.core.randomness import derive, seed_of
-from gen3d.tools.augment.files import MANIFEST, grey, read_lines, read_run
+from gen3d.tools.augment.files import MANIFEST, grey, read_lines, settings_of
 from gen3d.tools.augment.layouts import image_paths, label_path
 from gen3d.tools.augment.maker import Job, Maker
 from gen3d.tools.augment.pair import Wishes
@@ -154,7 +154,7 @@ class MixSyntheticd:
         if not 0 <= ratio <= 1:
             raise UsageError(f"ratio {ratio}: expected a share from 0 to 1")
         home = Path(folder)
-        run = read_run(home)
+        run = settings_of(home)
         if not (home / MANIFEST).is_file():
             raise UserError(f"{home / MANIFEST}: not there; finish its parts, then gen3d augment --merge -o {home}")
         rows = read_lines([home / MANIFEST]).values()

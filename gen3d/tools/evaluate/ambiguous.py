@@ -25,7 +25,7 @@ from gen3d.tools.evaluate.ambiguous_rows import (
 )
 from gen3d.tools.evaluate.cache import Cache
 from gen3d.tools.evaluate.mask_sets import RATERS, SAMPLES, MaskSet, common_cases, find_masks, read_pair
-from gen3d.tools.evaluate.report import Report, protect, read_results
+from gen3d.tools.evaluate.report import Report, forbid_none, protect, read_results
 
 COMMAND = "ambiguous"
 SHOWN = 3  # worst cases in the picture
@@ -49,9 +49,10 @@ def evaluate_ambiguous(
     samples: int | None = None,
     label: int | None = None,
     reference: Path | None = None,
+    dry_run: bool = False,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
-) -> Report:
+) -> Report | str:
     """Score the samples of every case against its raters, beside what the raters score against each other.
 
     Args:
@@ -64,8 +65,12 @@ def evaluate_ambiguous(
         samples: Take only so many of each case, in order, so that models with different numbers compare.
         label: The class to score; by default masks must be 0 and 1.
         reference: An earlier run's ``results.json`` or folder; its model becomes a row, compared case by case.
+        dry_run: Check everything and say what would be compared.
         advance: Told the share done and what is being done.
         note: Told in words what is good to know.
+
+    Returns:
+        The report, or what would be compared.
 
     Raises:
         UserError: No masks, no common case, or no case that can be scored.
@@ -80,6 +85,8 @@ def evaluate_ambiguous(
     names = common_cases(raters, drawn)
     unmatched = {"raters": sorted(set(raters) - set(names)), "samples": sorted(set(drawn) - set(names))}
     earlier = earlier_cases(reference, asked) if reference is not None else {}
+    if dry_run:
+        return f"would score {len(names)} cases; nothing was written"
     cache = Cache(out / "cache", {"command": COMMAND, "bins": BINS, **vars(asked)})
     cases: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
@@ -91,9 +98,7 @@ def evaluate_ambiguous(
             failed[name] = str(error)
             if len(names) > 1:
                 note(f"{name} is left out: {error}")
-    if not cases:
-        first = next(iter(failed.values()))
-        raise UserError(first if len(failed) == 1 else f"none of {len(failed)} cases can be scored; the first: {first}")
+    forbid_none(cases, failed, "cases")
     advance(0.9, "picture")
 
     from gen3d.tools.evaluate.ambiguous_picture import Shown, picture
@@ -134,7 +139,8 @@ def earlier_cases(path: Path, asked: Asked) -> dict[str, Any]:
     tree = read_results(path, COMMAND)
     for key in ("empty", "label"):
         if tree["settings"].get(key) != getattr(asked, key):
-            raise UserError(f"{path}: made with --{key} {tree['settings'].get(key)}; give the same, or make it anew")
+            option = "structure" if key == "label" else key
+            raise UserError(f"{path}: made with --{option} {tree['settings'].get(key)}; give the same, or make it anew")
     cases: dict[str, Any] = tree["cases"]
     return cases
 

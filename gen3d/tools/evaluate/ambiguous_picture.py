@@ -94,7 +94,13 @@ def votes(cells: Sequence["Axes"], title: str, raters: np.ndarray, samples: np.n
     shares = y.mean(0), s.mean(0)
     slice_cell(cells[0], shares[0], f"{title}\nshare of {len(y)} raters", colour=REAL, limits=(0, 1), cmap="magma")
     slice_cell(cells[1], shares[1], f"share of {len(s)} samples", colour=FAKE, limits=(0, 1), cmap="magma")
-    slice_cell(cells[2], shares[1] - shares[0], "samples minus raters", limits=(-1, 1), cmap=colours("difference"))
+    slice_cell(
+        cells[2],
+        shares[1] - shares[0],
+        "samples - raters: blue less, red more",
+        limits=(-1, 1),
+        cmap=colours("difference"),
+    )
     for mask in y:
         if mask.any() and not mask.all():
             cells[1].contour(mask[::-1].T.astype(float), levels=[0.5], colors=[REAL], linewidths=0.5, alpha=0.7)

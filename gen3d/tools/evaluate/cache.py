@@ -3,8 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,10 +13,26 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gen3d import __version__
+from gen3d.core.error import UserError
 from gen3d.data.atomic import appearing
 from gen3d.tools.evaluate.report import plain
 
+FOLDER = "cache"  # in an evaluation's folder
 FORMAT = 2  # raise it when what is kept changes its shape or meaning
+
+
+@contextmanager
+def gone_if_failed(out: Path) -> Iterator[None]:
+    """Remove from an evaluation's folder what was kept, where the evaluation fails and nothing was there before."""
+    before = (out / FOLDER).exists()
+    try:
+        yield
+    except UserError:
+        if not before and (out / FOLDER).exists():
+            shutil.rmtree(out / FOLDER)
+            with suppress(OSError):  # other results lie in it
+                out.rmdir()
+        raise
 
 
 class Cache:

@@ -1,4 +1,4 @@
-"""``gen3d evaluate downstream``: do synthetic pairs make a segmentation network better, and how much?"""
+"""``gen3d evaluate downstream``: whether synthetic pairs make a segmentation network better, and how much."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -75,11 +75,11 @@ class Comparison:
     test: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("--seeds", self.seeds), ("--steps", self.steps), ("-n", self.count)):
+        for name, value in (("--seeds", self.seeds), ("--training-steps", self.steps), ("-n", self.count)):
             if value < 1:
                 raise UsageError(f"{name} {value}: expected at least 1")
         if not self.sizes or min(*self.sizes, *self.curve, 2) < 1:
-            raise UsageError("--cases: expected numbers of real patients of 1 or more, such as 10,50")
+            raise UsageError("--patients: expected numbers of real patients of 1 or more, such as 10,50")
         if not 0 < self.ratio < 1:
             raise UsageError(f"--ratio {self.ratio:g}: expected a share between 0 and 1")
         if len({short(model) for model in self.models}) < len(self.models):
@@ -131,7 +131,7 @@ def evaluate_downstream(
     if largest > len(split.patients):
         raise UserError(
             f"{asked.real}: {len(split.patients)} patients to train on, {len(split.test)} test cases; "
-            f"--cases asks for {largest}"
+            f"--patients asks for {largest}"
         )
     for model in asked.models:
         forbid_seen(model, split)

@@ -40,8 +40,9 @@ def evaluate_generation(
     pairs: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    dry_run: bool = False,
     advance: Advance = lambda done, words: None,
-) -> Report:
+) -> Report | str:
     """Compare generated scans with real ones: distances, coverage, diversity, copies.
 
     Args:
@@ -59,7 +60,11 @@ def evaluate_generation(
         pairs: For the mean MS-SSIM; by default all pairs of up to 64 scans, of more 2000.
         seed: Of all resampling.
         device: For feature networks.
+        dry_run: Check everything and say what would be compared.
         advance: Told the share done and what is being done.
+
+    Returns:
+        The report, or what would be compared.
 
     Raises:
         UserError: Too few scans, unreadable ones, missing weights, or what doesn't fit the reference.
@@ -73,6 +78,9 @@ def evaluate_generation(
     grids = {name: grid_of(scans) for name, scans in found.items()}
     preprocessing = choose_preprocessing(grids, size, window, earlier)
     scans = {name: Prepared(side, preprocessing) for name, side in found.items()}
+    if dry_run:
+        counts = ", ".join(f"{len(side)} {name}" for name, side in scans.items())
+        return f"would compare {counts} scans; {preprocessing}; nothing was written"
     cache = Cache(out / "cache", {"preprocessing": str(preprocessing), "features": [about(kind) for kind in kinds]})
     sets = measured(scans, kinds, cache, within(advance, 0.0, 0.8))
     if earlier:

@@ -174,7 +174,7 @@ def read_masks(masks: MaskSet, first: int | None, label: int | None, axes: str |
     try:
         return Masks(binary_masks(torch.from_numpy(foreground(voxels, label))), affine)
     except ValueError as error:
-        hint = " with --label" if "binary" in str(error) else ""
+        hint = " with --structure" if "binary" in str(error) else ""
         raise UserError(f"{masks.files[0]}: case {masks.name}: {error}{hint}") from None
 
 

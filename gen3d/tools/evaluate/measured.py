@@ -1,4 +1,7 @@
-"""What is measured of every scan of a set, once: features and a thumbnail. Kept in the cache and in references."""
+"""What is measured of every scan of a set, once: features and a thumbnail.
+
+Kept in the cache and in references.
+"""
 
 import hashlib
 import io

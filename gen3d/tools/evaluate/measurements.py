@@ -82,7 +82,7 @@ def measurement_table(
         rows.append((image, len(own), fmean(own), *radiomic, gained))
     head = ("image", "pairs", "voxel CCC", "radiomic CCC, median", "features with CCC >= 0.85", "skill over this")
     notes = (
-        "inside the first region, on the scale of the headline rows. CCC: Lin's concordance; of radiomic features over "
+        "inside the first region, on the scale of the first table. CCC: Lin's concordance; of radiomic features over "
         f"pairs, {FEWEST} or more. Skill: 1 - MSE of the synthetic images / MSE of this one; for a forecast, give the "
         "last visit as --baseline",
     )

@@ -13,6 +13,7 @@ from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data.layout import contrast_of, is_lesion
 from gen3d.data.nifti import ENDINGS, read, read_labels, without_ending
+from gen3d.metrics import PAIR_METRICS
 from gen3d.metrics.agreement import segmentation_agreement
 from gen3d.metrics.baselines import Quadratic, unit_window
 from gen3d.metrics.completion import fit_scale
@@ -139,7 +140,9 @@ def score(pair: Pair, asked: UnitsAsked, window: tuple[float, float] | None) -> 
     rows: dict[str, list[PairRow]] = {}
     try:
         for name, image in loaded.images.items():
-            rows[name] = pair_rows(loaded.true, image, regions=loaded.regions, units=loaded.units, window=window)
+            rows[name] = pair_rows(
+                loaded.true, image, regions=loaded.regions, units=loaded.units, window=window, more=PAIR_METRICS
+            )
         heads = {name: headline(found) for name, found in rows.items()}
         taken = measured(loaded.true, loaded.images, heads, _first(loaded.regions))
     except ValueError as error:
@@ -156,9 +159,16 @@ def score(pair: Pair, asked: UnitsAsked, window: tuple[float, float] | None) -> 
         "copied": loaded.copied,
         "empty_regions": [name for name, where in loaded.regions.items() if not where.any()],
         "notes": list(loaded.notes),
-        "rows": {name: [vars(row) for row in found] for name, found in rows.items()},
+        "rows": {name: [flat(row) for row in found] for name, found in rows.items()},
         "measurements": taken,
     }
+
+
+def flat(row: PairRow) -> dict[str, Any]:
+    """Return the figures of a row by name, those of further metrics last."""
+    figures = dict(vars(row))
+    more = figures.pop("more")
+    return {**figures, **more}
 
 
 def headline(rows: list[PairRow]) -> PairRow:

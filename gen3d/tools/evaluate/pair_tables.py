@@ -5,12 +5,13 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from gen3d.metrics import PAIR_METRICS
 from gen3d.metrics.pairs import FIXED, MATCHED
 from gen3d.tools.evaluate.pair_case import CONSTANT, COPY, FITS, IMAGES, REGRESSION, SYNTHETIC
 from gen3d.tools.evaluate.pairing import BASELINE, Matches, names_of
 from gen3d.tools.evaluate.report import Table
 
-FIGURES = ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "rmse", "blur", "gain", "offset")
+FIGURES = ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "rmse", "blur", "gain", "offset", *PAIR_METRICS)
 REGIONS = ("brain", "body", "lesion", "healthy", "whole")
 FAR_GAIN = 1.25
 Tree = dict[str, Any]
@@ -44,7 +45,7 @@ def _summary_of(key: tuple[str, ...], rows: Sequence[Tree]) -> Tree:
     region, normalisation, image, units = key
     figures = {}
     for name in FIGURES:
-        values = [row[name] for row in rows if row[name] is not None]
+        values = [row[name] for row in rows if row.get(name) is not None]  # an earlier run may lack a further metric
         figures[name] = {
             "n": len(values),
             "mean": fmean(values) if values else None,
@@ -61,28 +62,58 @@ def _summary_of(key: tuple[str, ...], rows: Sequence[Tree]) -> Tree:
     }  # fmt: skip
 
 
+def overview(means: Sequence[Tree], cases: Mapping[str, Tree], baseline: Path | None) -> Table:
+    """Return what to look at first: a line for each image, scale matched as ``headline`` says, over pairs."""
+    rows = [
+        (f"{image} ({baseline})" if image == BASELINE else image, first["region"], first["pairs"], *figures)
+        for image, first, figures in overall(means)
+    ]
+    head = ("image", "region", "pairs", "PSNR dB", "SSIM", "blur", *PAIR_METRICS, "lesion PSNR dB", "whole PSNR dB")
+    count, units = len(cases), {row["units"] for row in means}
+    scale = " and ".join(["scale matched"] * (units != {"HU"}) + ["HU as they are"] * ("HU" in units))
+    title = f"Synthetic against true images, means over {count} pair{'' if count == 1 else 's'}, {scale}"
+    return Table(title, head, rows, tuple(_overview_notes(means, cases)))
+
+
+def overall(means: Sequence[Tree]) -> list[tuple[str, Tree, tuple[float | None, ...]]]:
+    """Return for each image, of each unit, its name, the row of the first region, and the figures of ``overview``."""
+    found: dict[tuple[str, str], dict[str, Tree]] = {}
+    for row in means:
+        if row["normalisation"] == (FIXED if row["units"] == "HU" else MATCHED):
+            found.setdefault((row["units"], row["image"]), {})[row["region"]] = row
+    order = sorted(found, key=lambda key: (key[0], IMAGES.index(key[1])))
+    rows = []
+    for units, image in order:
+        regions = found[units, image]
+        first = next(iter(regions.values()))
+        elsewhere = (regions[name]["psnr"]["mean"] if name in regions else None for name in ("lesion", "whole"))
+        own = (first[name]["mean"] for name in ("psnr", "ssim", "blur", *PAIR_METRICS))
+        rows.append((image, first, (*own, *elsewhere)))
+    return rows
+
+
 def main_table(means: Sequence[Tree], cases: Mapping[str, Tree], baseline: Path | None) -> Table:
-    """Return the table of means over pairs."""
-    head = ("region", "normalisation", "image", "pairs", "PSNR dB", "SSIM", "MS-SSIM", "NRMSE", "MAE", "blur", "gain")
+    """Return the table of means over pairs of everything that was measured."""
+    head = ("region", "normalisation", "image", "pairs", "PSNR dB", "SSIM", "MS-SSIM", "NRMSE", "MAE", "blur")
+    names = ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "blur", *PAIR_METRICS)
     rows = []
     for row in means:
-        figures = [row[name]["mean"] for name in ("psnr", "ssim", "ms_ssim", "nrmse", "mae", "blur")]
+        figures = [row[name]["mean"] for name in names]
         image = f"{row['image']} ({baseline})" if row["image"] == BASELINE else row["image"]
         unit = " (HU)" if row["units"] == "HU" else ""
         gain = row["gain"]["median"]
         rows.append((row["region"], row["normalisation"] + unit, image, row["pairs"], *figures, gain))
-    count = len(cases)
-    title = f"Synthetic against true images, means over {count} pair{'' if count == 1 else 's'}"
-    return Table(title, head, rows, tuple(_table_notes(means, cases)))
+    title = "Every region, as it is and scale matched, means over pairs"
+    return Table(title, (*head, *PAIR_METRICS, "gain"), rows, tuple(_table_notes(means)))
 
 
-def _table_notes(means: Sequence[Tree], cases: Mapping[str, Tree]) -> list[str]:
+def _overview_notes(means: Sequence[Tree], cases: Mapping[str, Tree]) -> list[str]:
     copied = sorted({case["copied"] for case in cases.values() if case["copied"]})
     notes = [
-        "fixed window: the true image's window serves both. scale matched: the other image first got the true one's "
-        "median and interquartile range inside the first region, by the gain printed (the median over pairs)",
-        "NRMSE: divided by the true image's range in the region. MAE: share of the window, or HU. Blur: 1 is as sharp "
-        "as the true image, below 1 smoother, above 1 sharper or noisier",
+        "scale matched: the image first got the true one's median and interquartile range inside the region",
+        "PSNR, SSIM: higher is better; the whole volume's PSNR is flattered by its background. Blur: 1 is as sharp as "
+        "the true image, below 1 smoother, above 1 sharper or noisier",
+        *(f"{name}: {(metric.__doc__ or '').partition('.')[0]}" for name, metric in PAIR_METRICS.items()),
     ]
     if any(row["region"] == "brain" for row in means):
         notes.append(
@@ -100,6 +131,15 @@ def _table_notes(means: Sequence[Tree], cases: Mapping[str, Tree]) -> list[str]:
             f"regression: voxel-wise and quadratic on the other three contrasts, fitted on the patients of {FITS} "
             f"(gen3d info {FITS}) and put on the true one's scale"
         )
+    return notes
+
+
+def _table_notes(means: Sequence[Tree]) -> list[str]:
+    notes = [
+        "fixed window: the true image's window serves both. scale matched: the other image first got the true one's "
+        "median and interquartile range inside the first region, by the gain printed (the median over pairs)",
+        "NRMSE: divided by the true image's range in the region. MAE: share of the window, or HU",
+    ]
     windows = {row["region"]: row["ms_ssim_windows"] for row in means if row["ms_ssim_windows"]}
     if windows:
         said = "; ".join(f"{region} {', '.join(f'{k} at {s}' for k, s in used)}" for region, used in windows.items())
@@ -115,13 +155,8 @@ def by_contrast(cases: Mapping[str, Tree]) -> list[Table]:
     rows = []
     for name in names:
         means = summary([case for case in cases.values() if case["contrast"] == name])
-        for image in IMAGES:
-            found = {row["region"]: row for row in means if row["image"] == image and row["normalisation"] == MATCHED}
-            if found:
-                first = next(iter(found.values()))
-                lesion = found["lesion"]["psnr"]["mean"] if "lesion" in found else None
-                figures = (first["psnr"]["mean"], first["ssim"]["mean"], lesion)
-                rows.append((name or "not named", image, first["pairs"], first["region"], *figures))
+        for image, first, (psnr, ssim, *_, lesion, _whole) in overall(means):
+            rows.append((name or "not named", image, first["pairs"], first["region"], psnr, ssim, lesion))
     head = ("contrast", "image", "pairs", "region", "PSNR dB", "SSIM", "lesion PSNR dB")
     return [Table("By contrast, scale matched", head, rows)]
 
@@ -194,7 +229,7 @@ def verdict(means: Sequence[Tree]) -> list[str]:
     gains = [row["gain"]["median"] for row in synthetic if row["normalisation"] == MATCHED]
     if gains and not 1 / FAR_GAIN <= gains[0] <= FAR_GAIN:
         said.append(
-            f"the synthetic images are on another scale (fitted gain {gains[0]:.3g}): the fixed window counts that"
+            f"the synthetic images are on another scale (fitted gain {gains[0]:.3g}), which scale matching forgives"
         )
     return said
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import getsource
 from pathlib import Path
 
 from torch import Tensor
 
 from gen3d.core.error import UsageError, UserError, nearest
+from gen3d.metrics import PAIR_METRICS
 from gen3d.tools.evaluate.cache import Cache
 from gen3d.tools.evaluate.measurements import measurement_table
 from gen3d.tools.evaluate.pair_case import Pair, UnitsAsked, agree, score, with_companions
@@ -16,6 +18,7 @@ from gen3d.tools.evaluate.pair_tables import (
     by_contrast,
     headlines,
     main_table,
+    overview,
     summary,
     verdict,
     warnings,
@@ -23,7 +26,7 @@ from gen3d.tools.evaluate.pair_tables import (
     worst_first,
 )
 from gen3d.tools.evaluate.pairing import Matches, masks_for, match_images
-from gen3d.tools.evaluate.report import Report, is_results, protect, read_results
+from gen3d.tools.evaluate.report import Report, forbid_none, is_results, protect, read_results
 from gen3d.tools.evaluate.segmenter import open_segmenter
 
 COMMAND = "pairs"
@@ -41,9 +44,10 @@ def evaluate_pairs(
     window: tuple[float, float] | None = None,
     baseline: Path | None = None,
     segmenter: Path | Callable[[Tensor], Tensor] | None = None,
+    dry_run: bool = False,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
-) -> Report:
+) -> Report | str:
     """Score synthetic images against true ones, region by region, beside what simple baselines reach.
 
     Args:
@@ -61,8 +65,12 @@ def evaluate_pairs(
             are put beside.
         segmenter: A fixed segmentation network, whose answers to both images are compared: a function from voxels
             (X, Y, Z) with axes Right, Anterior, Superior to labels, or a file for ``open_segmenter``.
+        dry_run: Check everything and say what would be compared.
         advance: Told the share done and what is being done.
         note: Told in words what is good to know.
+
+    Returns:
+        The report, or what would be compared.
 
     Raises:
         UserError: No images, none that belong together, or no pair that can be scored.
@@ -76,7 +84,10 @@ def evaluate_pairs(
     matches = match_images(real, fake)
     earlier = read_results(baseline, COMMAND)["pairs"] if baseline and is_results(baseline) else None
     pairs, failed = _complete(real, matches, lesion, mask, None if earlier else baseline)
-    cache = Cache(out / "cache", {"command": COMMAND, "units": units, "window": window})
+    if dry_run:
+        return f"would score {len(pairs)} pairs; nothing was written"
+    more = {name: getsource(metric) for name, metric in PAIR_METRICS.items()}
+    cache = Cache(out / "cache", {"command": COMMAND, "units": units, "window": window, "more": more})
     cases: dict[str, Tree] = {}
     agreement: dict[str, list[Tree]] = {}
     for index, pair in enumerate(pairs):
@@ -90,9 +101,7 @@ def evaluate_pairs(
             failed[pair.name] = str(error)
             if len(pairs) > 1:
                 note(f"{pair.name} is left out: {error}")
-    if not cases:
-        first = next(iter(failed.values()))
-        raise UserError(first if len(failed) == 1 else f"none of {len(failed)} pairs can be scored; the first: {first}")
+    forbid_none(cases, failed, "pairs")
     advance(0.95, "picture")
     from gen3d.tools.evaluate.pairs_picture import look, picture
 
@@ -119,7 +128,7 @@ def evaluate_pairs(
         "baseline": baseline,
         "segmenter": segmenter if segmenter is None or isinstance(segmenter, Path) else type(segmenter).__name__,
     }
-    tables = [main_table(means, cases, baseline), *by_contrast(cases), measurements, *agreement_table(agreement)]
+    tables = [overview(means, cases, baseline), *by_contrast(cases), measurements, *agreement_table(agreement)]
     return Report(
         COMMAND,
         settings,
@@ -127,6 +136,7 @@ def evaluate_pairs(
         facts,
         lambda figure: picture(figure, cases, shown),
         [*warnings(matches, failed, cases), *verdict(means)],
+        details=[main_table(means, cases, baseline)],
     )
 
 

@@ -21,7 +21,7 @@ from gen3d.tools.evaluate.pair_case import (
     load,
 )
 from gen3d.tools.evaluate.pairing import BASELINE
-from gen3d.tools.preview import FAINT, INK, bounding_box, colours
+from gen3d.tools.preview import FAINT, INK, SIGNS, bounding_box, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,8 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     heading(
         figure,
         "gen3d evaluate pairs",
-        f"{len(cases)} pairs. Synthetic images are not for diagnosis. Slices: the pair with the lowest PSNR, "
+        f"{len(cases)} pair{'' if len(cases) == 1 else 's'}. Synthetic images are not for diagnosis. "
+        "Slices: the pair with the lowest PSNR, "
         f"{worst.name}, on the true image's scale and in its window.",
     )
     grid = figure.add_gridspec(2, 30, left=0.1, right=0.98, top=0.9, bottom=0.06, hspace=0.2, wspace=0.3)
@@ -89,7 +90,7 @@ def picture(figure: "Figure", cases: Mapping[str, Mapping[str, Any]], worst: Loo
     for name in [name for name in IMAGES if name in worst.others][:2]:
         image = worst.others[name]
         slices(next(cells), worst, image, name, COLOURS[name])
-        slices(next(cells), worst, image - worst.true, f"{name} minus true, -0.5 to 0.5", INK, signed=True)
+        slices(next(cells), worst, image - worst.true, f"{name} - true, -0.5 to 0.5\n{SIGNS}", INK, signed=True)
 
 
 def collected(cases: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, str, list[float]]]:

@@ -55,6 +55,7 @@ class Report:
         warnings: What a reader must know first, one line each.
         draw: Fills the picture's empty figure.
         files: Contents of other files of the folder, by name.
+        details: Further tables, too long for a terminal.
     """
 
     command: str
@@ -64,6 +65,7 @@ class Report:
     draw: "Callable[[Figure], None]"
     warnings: Sequence[str] = field(default_factory=list)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    details: Sequence[Table] = ()
 
 
 def deliver(report: Report, out: Path) -> None:
@@ -98,6 +100,23 @@ def protect(out: Path, *names: str) -> None:
     for name in (SUMMARY, *names):
         if (out / name).exists() and not (out / RESULTS).exists():
             raise UserError(f"{out / name}: exists without {RESULTS}, so gen3d did not write it; choose another -o")
+
+
+def forbid_none(found: Mapping[str, Any], failed: Mapping[str, str], what: str) -> None:
+    """Check that something could be scored.
+
+    Args:
+        found: What was, by name.
+        failed: Why not, by name.
+        what: Each is, in the plural.
+
+    Raises:
+        UserError: Nothing was.
+    """
+    if not found:
+        first = next(iter(failed.values()))
+        said = f"none of {len(failed)} {what} can be scored; the first: {first}"
+        raise UserError(first if len(failed) == 1 else said)
 
 
 def is_ours(path: Path) -> bool:
@@ -135,7 +154,7 @@ def as_tree(report: Report) -> dict[str, Any]:
         "evaluation": report.command,
         "settings": plain(report.settings),
         "warnings": list(report.warnings),
-        "tables": plain(report.tables),
+        "tables": plain([*report.tables, *report.details]),
         **plain(report.facts),
     }
 
@@ -175,6 +194,9 @@ def show(report: Report) -> None:
         console.print(grid)
         for note in table.notes:
             console.print(f"  {note}", style="dim", highlight=False, markup=False)
+    for table in report.details:
+        words = f"{table.title} ({len(table.rows)} rows): in {RESULTS}; gen3d report shows it as a table"
+        console.print(words, highlight=False, markup=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +13,11 @@ from gen3d.core.error import UsageError, UserError
 from gen3d.metrics.segmentation import segmentation_scores
 from gen3d.tools.evaluate.cache import Cache
 from gen3d.tools.evaluate.pairing import BASELINE, MASKS, Match, Matches, match_masks, names_of, read_masks
-from gen3d.tools.evaluate.report import Report, Table, is_results, protect, read_results
+from gen3d.tools.evaluate.report import Report, Table, forbid_none, is_results, protect, read_results
 
 COMMAND = "segmentation"
 ANY = "any"
+MOST_LABELS = 256  # an atlas has fewer, a grey image more
 HIGH_IS_GOOD = {"dice": True, "iou": True, "surface_dice": True, "hd95": False, "assd": False}
 HEADS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 mm", "assd": "ASSD mm", "surface_dice": "surface Dice"}
 Tree = dict[str, Any]
@@ -29,9 +31,10 @@ def evaluate_segmentation(
     labels: Sequence[int] | None = None,
     tolerance_mm: float = 1.0,
     baseline: Path | None = None,
+    dry_run: bool = False,
     advance: Callable[[float, str], None] = lambda done, words: None,
     note: Callable[[str], None] = lambda words: None,
-) -> Report:
+) -> Report | str:
     """Score masks against the true ones; distances are in mm, on the files' own spacing.
 
     Args:
@@ -42,8 +45,12 @@ def evaluate_segmentation(
         tolerance_mm: Of the surface Dice.
         baseline: Masks of a plain network, scored beside: what the others must beat; or an earlier run's
             ``results.json``, whose scores are put beside.
+        dry_run: Check everything and say what would be compared.
         advance: Told the share done and what is being done.
         note: Told in words what is good to know.
+
+    Returns:
+        The report, or what would be compared.
 
     Raises:
         UserError: No masks, none that belong together, or no case that can be scored.
@@ -56,6 +63,8 @@ def evaluate_segmentation(
     matches = match_masks(real, fake)
     earlier = _earlier(baseline, labels, tolerance_mm) if baseline and is_results(baseline) else {}
     plain = {m.real: m.fake for m in match_masks(real, baseline).pairs} if baseline and not earlier else {}
+    if dry_run:
+        return f"would score {len(matches.pairs)} cases; nothing was written"
     cache = Cache(out / "cache", {"command": COMMAND, "labels": labels, "tolerance_mm": tolerance_mm})
     cases: dict[str, Tree] = {}
     failed: dict[str, str] = {}
@@ -69,9 +78,7 @@ def evaluate_segmentation(
             failed[match.name] = str(error)
             if len(matches.pairs) > 1:
                 note(f"{match.name} is left out: {error}")
-    if not cases:
-        first = next(iter(failed.values()))
-        raise UserError(first if len(failed) == 1 else f"none of {len(failed)} cases can be scored; the first: {first}")
+    forbid_none(cases, failed, "cases")
     means = summary(list(cases.values()))
     if not means:
         raise UserError(f"{real} and {fake}: no mask has any foreground; there is nothing to score")
@@ -124,6 +131,10 @@ def _of_pair(real: Path, fake: Path, labels: Sequence[int] | None, tolerance_mm:
     def compute() -> list[Tree]:
         true, other = read_masks(real, fake)
         a, b = torch.from_numpy(true.voxels), torch.from_numpy(other.voxels)
+        if labels is None and (many := len(np.union1d(true.voxels, other.voxels))) > MOST_LABELS:
+            raise UserError(
+                f"{real} and {fake}: {many} different values; expected masks; name --structure for such ones"
+            )
         try:
             rows = segmentation_scores(a, b, spacing=true.spacing, labels=labels, tolerance_mm=tolerance_mm)
         except ValueError as error:

@@ -1,0 +1,1 @@
+"""``gen3d report``: one HTML page of what any tool wrote."""

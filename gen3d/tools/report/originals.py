@@ -10,6 +10,7 @@ import numpy as np
 
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
+from gen3d.data.dicom import dicom_files, is_dicom, read_place
 from gen3d.data.layout import titled
 from gen3d.data.nifti import ENDINGS, without_ending
 from gen3d.data.raters import find_rater_cases, holds_raters, read_rater_case
@@ -36,10 +37,9 @@ class Originals:
         if not source.exists():
             raise UserError(f"--input {source}: no such file or folder; expected what the tool was given by -i")
         self.source = source
-        inside = [source] if source.is_file() else sorted(source.rglob("*"))
         self.paths: dict[str, list[Path]] = {}
-        for path in inside:
-            if path.name.lower().endswith(ENDINGS) and path.name[0] != ".":
+        for path in [source, *sorted(source.rglob("*"))]:
+            if path.name[:1] != ".":
                 self.paths.setdefault(path.name, []).append(path)
 
     def of(self, case: Case) -> Shown:
@@ -67,18 +67,31 @@ class Originals:
                 continue
             path = self.path(name, case)
             if path is None:
-                many = len(self.paths.get(name, []))
+                many = len(self.found(name))
                 notes.append(f"{name}: {f'{many} files of this name in' if many else 'not found below'} {self.source}")
                 continue
             title = titled(contrasts[name]) if name in contrasts else without_ending(path)
             role: Role = "reference" if name in hidden else "input"
             words = f"{title}{HIDDEN}" if name in hidden else title
-            found.append(Image(words, role, "image", False, path, record={"contrast": contrasts.get(name)}))
+            contrast = contrasts.get(name)
+            try:
+                place = path if path.name.lower().endswith(ENDINGS) else read_place(path, contrast or "image")
+            except UserError as error:
+                notes.append(f"inputs: {error}")
+                continue
+            found.append(Image(words, role, "image", False, place, record={"contrast": contrast}))
         return Shown(tuple(found), tuple(notes))
 
-    def path(self, name: str, case: Case) -> Path | None:
-        """Return the file of this name that is the case's, or None where it can't be told."""
+    def found(self, name: str) -> list[Path]:
+        """Return the scans of this name: files, and folders or first files of DICOM series."""
         there = self.paths.get(name, [])
+        if name.lower().endswith(ENDINGS):
+            return [path for path in there if path.is_file()]
+        return [path for path in there if dicom_files(path) or is_dicom(path)]
+
+    def path(self, name: str, case: Case) -> Path | None:
+        """Return the file of this name, or the DICOM series, that is the case's, or None where it can't be told."""
+        there = self.found(name)
         if len(there) > 1:
             there = [path for path in there if case.name in path.relative_to(self.source).parts[:-1]]
         return there[0] if len(there) == 1 else None

@@ -245,7 +245,8 @@ gen3d.Case = class {
     const values = panel.kind === "mask" ? "" : `${gen3d.number(guide.low)} to ${gen3d.number(guide.high)} ${guide.units}`;
     scale.dataset.kind = panel.kind;
     scale.title = values;
-    if (panel.kind !== "image" && panel.kind !== "mask") scale.textContent = values;
+    const signs = panel.kind === "difference" ? "; blue: darker, red: brighter" : "";
+    if (panel.kind !== "image" && panel.kind !== "mask") scale.textContent = values + signs;
     const out = figure.querySelector("output");
     if (!volume) { out.textContent = `${panel.images.length} outlines`; return; }
     const here = gen3d.inside(volume, this.mm) ? gen3d.valueAt(volume, this.mm) : NaN;

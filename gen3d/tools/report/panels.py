@@ -31,6 +31,11 @@ class Panel:
     images: tuple[int, ...]
     under: int | None
 
+    @property
+    def heading(self) -> str:
+        """The word above the title: a probability says so, and not that it is a kind of uncertainty."""
+        return "probability" if self.kind == "probability" and self.role == "uncertainty" else self.role
+
 
 @dataclass(frozen=True, eq=False)
 class Ready:

@@ -1,4 +1,7 @@
-"""Pieces of HTML: tables, records, pictures. All text is escaped here."""
+"""Pieces of HTML: tables, records, pictures.
+
+All text is escaped here.
+"""
 
 import base64
 import json

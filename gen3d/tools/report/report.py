@@ -108,6 +108,8 @@ def report(
             from gen3d.tools.report.sheet import contact_sheets
 
             sheets = contact_sheets(out, shown)
+            if not sheets:
+                note(f"{folder}: holds no images, so there is no contact sheet")
     advance(1.0, "")
     return Reported(out, sheets, found, tuple(shown), len(text.encode()))
 

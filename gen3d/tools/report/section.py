@@ -64,10 +64,10 @@ def columns(count: int) -> int:
 def figure(number: int, panel: Panel) -> str:
     """Return one panel; its canvas is painted by the scripts."""
     badge = '<strong class="badge">SYNTHETIC</strong>' if panel.synthetic else ""
-    label = f"{panel.role}: {panel.title}{f'. {WATERMARK}' if panel.synthetic else ''}"
+    label = f"{panel.heading}: {panel.title}{f'. {WATERMARK}' if panel.synthetic else ''}"
     return (
         f'<figure class="panel {panel.role}{" synthetic" if panel.synthetic else ""}" data-panel="{number}">'
-        f'<figcaption><span class="role">{panel.role}</span>{badge}<span class="title">{escape(panel.title)}</span>'
+        f'<figcaption><span class="role">{panel.heading}</span>{badge}<span class="title">{escape(panel.title)}</span>'
         f'</figcaption><canvas tabindex="0" role="img" aria-label="{escape(label)}"></canvas>'
         f'<div class="scale"></div><output></output></figure>'
     )
@@ -124,8 +124,8 @@ def solid_viewer(index: int, ready: Ready) -> str:
     """Return the place of the 3D viewer of a case."""
     first = next((number for number, panel in enumerate(ready.panels) if panel.role == "output"), 0)
     options = "".join(
-        f'<option value="{number}"{" selected" if number == first else ""}>{escape(panel.role)}: {escape(panel.title)}'
-        "</option>"
+        f'<option value="{number}"{" selected" if number == first else ""}>'
+        f"{escape(panel.heading)}: {escape(panel.title)}</option>"
         for number, panel in enumerate(ready.panels)
     )
     return (
