@@ -145,6 +145,15 @@ def test_an_archive_trains_is_compared_and_judged(archive: Path, base: Path, tmp
     assert "2 cases (0 patients, 2 phantoms; 1 for validation)" in said
     assert "least held-out loss: sigma 0.1 at" in said
     assert "1 patient held out, 2 trained on" in said
+    steps = [
+        f"preparing the studies of {archive} (4), kept in",
+        "training 40 steps on cpu",
+        "measuring the usual error",
+    ]
+    steps += ["comparing with run/model on 1 case held out", f"{tmp_path / 'run' / 'model'}: saved after 40 steps"]
+    assert [word for word in said.splitlines() if word.startswith(tuple(steps))][-1] == said.splitlines()[-1]
+    places = [said.index(words) for words in steps]
+    assert places == sorted(places)
     assert model == tmp_path / "run" / "model"
     tree = json.loads((tmp_path / "run" / "held_out.json").read_text())
     assert {row["contrast"] for row in tree["rows"]} == {"t1n", "t1c", "t2w", "t2f"}
