@@ -141,7 +141,7 @@ def as_table(facts: dict[str, Any]) -> str:
     lines = [
         f"{report['accepted']} synthetic pairs (of {facts['asked']}; {report['draws']} draws, refused: {refused}; "
         f"{report['duplicates']} duplicates; {facts['seconds_a_pair']:.2f} CPU seconds a pair) beside "
-        f"{facts['test_cases']} test cases. `python -m benchmarks.hippocampus_pairs`",
+        f"{facts['test_cases']} test cases. `python -m benchmarks.hippocampus_pairs {facts['model']}`",
         "",
         "| volumes | n | anterior, mL | posterior, mL | KS against test cases: anterior | posterior |",
         "|---|---|---|---|---|---|",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gen3d.cli.options import Config, Debug, Device, DryRun, Overrides
+from gen3d.cli.options import Config, Debug, Device, Overrides
 
 
 def train(
@@ -18,7 +18,9 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything, train nothing; prepared cases are kept in data.cache.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a model as a configuration file says.

@@ -14,6 +14,7 @@ from gen3d.core import distributed
 from gen3d.core.checkpoint import load_component, read_index, read_json, weights_sha256
 from gen3d.core.config import build, read_yaml, to_tree
 from gen3d.core.error import UsageError, UserError, nearest
+from gen3d.core.precision import choose_precision
 from gen3d.core.randomness import derive, seed_of
 from gen3d.core.system import System
 from gen3d.core.training import CHECKPOINT, MODEL, TrainConfig, Trainer
@@ -125,6 +126,7 @@ def run_training(
     with distributed.told_once():
         own = distributed.own_device(choose_device(device))
         experiment = read_experiment(config, overrides)
+        choose_precision(own, experiment.train.precision)  # refused before cases are prepared
         data = experiment.data
         run = Path(out) if out else Path("runs") / Path(config).stem
         kind = system_class(experiment.system)

@@ -73,6 +73,7 @@ SMALL = (  # what a command matches: the words that are appended, of which the l
         r"gen3d train diffusionct",
         "model.patch=[32,32,1] model.network.width=8 model.network.multipliers=[1,2] model.network.groups=8",
     ),
+    (r"gen3d train hippocampus_forecast", "model.labels=[]"),  # 900 draws say how far volumes lie from true ones
     (
         r"gen3d train sadm_acdc",
         "model.patch=[32,32,8] model.resample=[32,32,8] model.network.width=8 model.network.groups=4 "

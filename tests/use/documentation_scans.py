@@ -193,7 +193,7 @@ def cts(folder: Path) -> None:
 def patient(folder: Path, seed: int = 0) -> None:
     """Three dated visits, each a little smaller."""
     for number, date in enumerate(("20240110", "20250112", "20260109")):
-        image, _ = hippocampus(seed, (35 - number, 51, 35))
+        image, _ = hippocampus(seed, (26 - number, 40, 26))
         image = np.pad(image, ((0, number), (0, 0), (0, 0)), mode="edge")
         save(folder / f"ses-{date}" / "flair.nii.gz", image)
 
