@@ -82,8 +82,8 @@ def draw(
 
     first = panels[0].volume
     view = view_of(first.voxels != 0 if mask is None else mask, focus, first.affine)
-    narrow = "\n" if len(panels) == 1 else " "
-    note = f"{footer}\nRadiological view: R is the patient's right, shown on the left;{narrow}sagittal: anterior on the left."
+    sides = ("Radiological view: R is the patient's right, shown on the left;", "sagittal: anterior on the left.")
+    note = f"{footer}\n" + (" " if len(panels) > 1 else "\n").join(sides)
     figure, cells = layout(len(panels), view, len(note.strip().splitlines()))
     for column, panel in enumerate(panels):
         voxels = panel.volume.reoriented(VIEW).voxels
