@@ -62,8 +62,8 @@ def one_by_one(
             rows.append(outcome(name, "failed", " ".join(str(error).split()) or type(error).__name__, place=str(place)))
             continue
         rows.append({**row, "place": str(place)})
-        for finding in filter(None, row["reason"].split("; ")):
-            note(f"{row['case']}: unlike the training set: {finding}")
+        if row["reason"]:
+            note(f"{row['case']}: unlike the training set: {row['reason']}")
         done(rows[-1])
     return rows
 

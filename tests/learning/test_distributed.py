@@ -93,7 +93,7 @@ def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     command = ["-m", "gen3d.cli", "train", SMOKE, *options, "--device", "cpu", "-o"]
     both = python(*TORCHRUN, *command, tmp_path / "both")
     one = python(*command, tmp_path / "one")
-    assert both.stdout.count("\n") == one.stdout.count("\n") == 2
+    assert both.stdout.count("\n") == one.stdout.count("\n") == 5
     assert "on 2 x cpu" in both.stdout
     assert sorted(p.name for p in (tmp_path / "both").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
     assert_same(tmp_path / "both", tmp_path / "one")

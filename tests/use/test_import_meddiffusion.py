@@ -65,8 +65,11 @@ def test_import_then_generate(gen3d: Run, models: tuple[Path, Path], tmp_path: P
     stamp = (out / "sample_0001.nii.gz").stat().st_mtime_ns
     assert gen3d(*command, *wishes)[0] == 0
     assert (out / "sample_0001.nii.gz").stat().st_mtime_ns == stamp  # finished before, kept
-    assert gen3d(*command, "--label", "0", *wishes[2:])[0] == 0
-    other: Any = nib.load(out / "sample_0001.nii.gz")
+    another = ("--label", "0", *wishes[2:])
+    status, _, told = gen3d(*command, *another)
+    assert (status, "holds another run" in told) == (1, True)
+    assert gen3d(*command, *another, "-o", tmp_path / "other")[0] == 0
+    other: Any = nib.load(tmp_path / "other" / "sample_0001.nii.gz")
     assert not np.array_equal(np.asarray(other.dataobj), voxels)
 
 
