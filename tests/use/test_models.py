@@ -75,10 +75,11 @@ def test_a_shipped_model_never_saw_a_test_case(name: str) -> None:
 
 
 def test_brain_completion_beats_a_constant_image_on_an_unseen_phantom(tmp_path: Path) -> None:
-    """Each contrast from the other three, mean brain PSNR over the four against the true brain's median."""
+    """T1 and FLAIR, each from the other three: mean brain PSNR against the true brain's median."""
     case = write_phantom(tmp_path / "in", 9002, (128, 152, 128), 1.4)
     ours, flat = [], []
-    for name, true in read_case(case).volumes.items():
+    for name in ("t1n", "t2f"):
+        true = read_case(case).volumes[name]
         written = synthesize(case, tmp_path / "out", missing=[name], check=False)
         truth, made = torch.from_numpy(true.voxels), torch.from_numpy(read(written[0]).voxels)
         ours.append(score_completion(truth, made).brain)

@@ -32,8 +32,9 @@ def test_whole_brats_volumes_train_within_12_gb_and_sample_within_4() -> None:
 
 
 def test_less_memory_is_met_by_computing_again_then_by_smaller_patches() -> None:
-    config = packaged_config("completion_brats")
-    choices = [plan(config, ["model.patch=[96,96,96]"], memory=gb * 1e9)[1] for gb in (12, 2.3, 2.05)]
+    config, small = packaged_config("completion_brats"), ["model.network.width=32", "model.network.multipliers=[1,2]"]
+    small += ["model.patch=[96,96,96]", "model.network.blocks=1"]
+    choices = [plan(config, small, memory=gb * 1e9)[1] for gb in (12, 0.8, 0.7)]
     assert all(choice.fits for choice in choices)
     assert [choice.whole for choice in choices] == [True, True, False]
     assert choices[0].step.levels == 0 < choices[1].step.levels
