@@ -56,7 +56,7 @@ def write_bundle(model: str | Path, out: Path, *, dry_run: bool = False) -> Path
 def inference(system: str) -> dict[str, object]:
     """Return the configuration that runs a system's command."""
     tree: dict[str, object] = {
-        "imports": ["$import gen3d", "$from gen3d import cli"],
+        "imports": ["$import gen3d", "$import gen3d.cli"],
         "bundle_root": ".",
         "model_dir": f"$@bundle_root + '/{MODEL}'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -67,7 +67,7 @@ def inference(system: str) -> dict[str, object]:
         return tree
     needs = [] if command in ("generate", "augment") else ["-i", "@source"]
     arguments = [command, "--model", "@model_dir", "-o", "@output_dir", *needs]
-    return {**tree, **({"source": "."} if needs else {}), "arguments": arguments, "run": ["$cli.run(@arguments)"]}
+    return {**tree, **({"source": "."} if needs else {}), "arguments": arguments, "run": ["$gen3d.cli.run(@arguments)"]}
 
 
 def described(system: str, folder: Path, facts: dict[str, object]) -> dict[str, object]:

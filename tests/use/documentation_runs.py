@@ -29,7 +29,7 @@ NOT_RUN = {  # what a command matches: why it is not run, but only parsed
     r"^pip install": "it would change the environment that runs the tests",
     r"^make (demo|notebooks|test-report|bench|bench-gpu)\b": "CI runs it, or it takes minutes",
     r"^python -m benchmarks\.": "minutes to hours; what it wrote is in benchmarks/results",
-    r"^python -m monai\.bundle": "needs the package fire; tests/use/test_exchange.py has MONAI run a bundle",
+    r"^python -m monai\.bundle": "it imports all of MONAI; tests/use/test_exchange.py runs one",
     r"^srun ": "a cluster's",
     r"--engine ray": "Ray starts for ten seconds; tests/use/test_augment_kills.py starts it",
     r"^gen3d doctor": "it judges the machine and imports every package, 14 s; tests/use/test_doctor.py runs it",

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -110,6 +112,15 @@ def test_a_bundle_is_read_and_run_by_monai(model: Path, tmp_path: Path) -> None:
     workflow.initialize()
     assert isinstance(workflow.parser.get_parsed_content("network_def"), WDM)
     assert workflow.run() == [0]
+    assert (home / "eval" / "sample_0001.nii.gz").is_file()
+
+
+def test_a_bundle_runs_in_a_process_of_its_own(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fire", reason="monai.bundle needs fire")
+    home = write_bundle(model, tmp_path / "bundle")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    done = subprocess.run([*command, "--bundle_root", "."], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert (home / "eval" / "sample_0001.nii.gz").is_file()
 
 
