@@ -23,21 +23,26 @@ _LEAST_SLICES = 5  # fewer are a localizer, or one slice that was measured to pl
 
 
 @dataclass(frozen=True)
-class _Series:
+class Series:
+    """One series: its first file's header, and its files."""
+
     header: Header
     files: tuple[Path, ...]
 
     @property
     def description(self) -> str:
+        """What the scanner, or who sat at it, called it."""
         return text_of(self.header, "SeriesDescription") or text_of(self.header, "ProtocolName")
 
     @property
     def image_type(self) -> set[str]:
+        """The words of its image type, in capitals."""
         value = self.header["ImageType"] or []
         return {str(word).upper() for word in ([value] if isinstance(value, str) else value)}
 
     @property
     def slices(self) -> int:
+        """How many images it holds."""
         return len(self.files) * int(number_of(self.header["NumberOfFrames"], 1))
 
     @property
@@ -56,11 +61,12 @@ class _Series:
 
     @property
     def modality(self) -> str:
+        """MR, CT ...; empty where none is told."""
         return text_of(self.header, "Modality")
 
     @property
     def unfit(self) -> str:
-        """Why it is no scan of a contrast, whatever it is called; nothing where it may be one."""
+        """Why it is no scan of a contrast, whatever it is called; empty where it may be one."""
         if self.modality not in ("MR", "CT"):
             return f"its modality is {self.modality or 'not told'}"
         if any(map(_NO_SCAN.fullmatch, self.image_type)):
@@ -104,10 +110,10 @@ def find(folders: Iterable[Path], source: Path, vocabulary: Vocabulary) -> list[
     if not installed():
         name = own_name(source)
         return [Study(name, source, {}, Path(name), name, Naming(f"{name}-"), problem=f"{source}: {INSTALL}")]
-    studies: dict[str, list[_Series]] = defaultdict(list)
-    for series in _series_among(files):
+    studies: dict[str, list[Series]] = defaultdict(list)
+    for series in series_among(files):
         studies[text_of(series.header, "StudyInstanceUID")].append(series)
-    by_folder: dict[Path, list[list[_Series]]] = defaultdict(list)
+    by_folder: dict[Path, list[list[Series]]] = defaultdict(list)
     for several in sorted(studies.values(), key=_time):
         parents = {str(path.parent) for series in several for path in series.files}
         by_folder[Path(os.path.commonpath(parents))].append(several)
@@ -138,7 +144,7 @@ def series_at(place: Path) -> tuple[Path, ...]:
     """
     if not installed():
         raise UserError(f"{place}: {INSTALL}")
-    series = _series_among(dicom_files(place if place.is_dir() else place.parent))
+    series = series_among(dicom_files(place if place.is_dir() else place.parent))
     mine = series if place.is_dir() else [one for one in series if place in one.files]
     if len(mine) != 1:
         raise UserError(f"{place}: {len(mine)} DICOM series; expected one; name a file of the one that is meant")
@@ -158,7 +164,8 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _series_among(files: Iterable[Path]) -> list[_Series]:
+def series_among(files: Iterable[Path]) -> list[Series]:
+    """Return the series that files belong to, in the order of their first files."""
     headers: dict[str, Header] = {}
     paths: dict[str, list[Path]] = defaultdict(list)
     for path in files:
@@ -166,17 +173,17 @@ def _series_among(files: Iterable[Path]) -> list[_Series]:
             uid = text_of(header, "SeriesInstanceUID")
             headers.setdefault(uid, header)
             paths[uid].append(path)
-    return [_Series(header, tuple(paths[uid])) for uid, header in headers.items()]
+    return [Series(header, tuple(paths[uid])) for uid, header in headers.items()]
 
 
-def _time(series: Sequence[_Series]) -> tuple[str, ...]:
+def _time(series: Sequence[Series]) -> tuple[str, ...]:
     return tuple(text_of(series[0].header, tag) for tag in ("StudyDate", "StudyTime", "StudyInstanceUID"))
 
 
 def _study(
-    folder: Path, place: Path, several: Sequence[_Series], vocabulary: Vocabulary, notes: tuple[str, ...]
+    folder: Path, place: Path, several: Sequence[Series], vocabulary: Vocabulary, notes: tuple[str, ...]
 ) -> Study:
-    candidates: dict[str, list[_Series]] = defaultdict(list)
+    candidates: dict[str, list[Series]] = defaultdict(list)
     unknown: list[str] = []
     for series in several:
         meanings = series.contrasts(vocabulary)
@@ -188,7 +195,7 @@ def _study(
         else:
             why = series.unfit or vocabulary.unknown(series.description, "its description")
             unknown.append(f"series {_told(series)}: {why}")
-    chosen: dict[str, _Series] = {}
+    chosen: dict[str, Series] = {}
     for contrast, alike in sorted(candidates.items()):
         chosen[contrast], *others = sorted(alike, key=lambda series: series.rank)
         if others:
@@ -215,5 +222,5 @@ def _study(
     )
 
 
-def _told(series: _Series) -> str:
+def _told(series: Series) -> str:
     return f"{text_of(series.header, 'SeriesNumber') or '?'} '{series.description}'"

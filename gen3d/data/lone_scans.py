@@ -1,6 +1,5 @@
 """Scans that stand alone, for tools that take one image at a time: NIfTI files, or DICOM series at any depth."""
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from gen3d.core.error import UserError
 from gen3d.core.volume import Volume
 from gen3d.data import dicom, dicom_stack, nifti
-from gen3d.data.dicom_stack import Header, number_of, text_of
+from gen3d.data.dicom_stack import text_of
 from gen3d.data.folders import folders_below
 from gen3d.data.study import as_name, own_name
 
@@ -70,8 +69,7 @@ def find_lone_scans(source: Path, modality: Modality) -> tuple[list[LoneScan], l
     if source.is_file():
         if not dicom.is_dicom(source):
             return [LoneScan(source, nifti.without_ending(source))], []
-        series = dicom.series_at(source)
-        return [_named(series, dicom_stack.read_header(series[0]) or {})], []
+        return [_named(series) for series in dicom.series_among(dicom.series_at(source))], []
     if not source.is_dir():
         raise UserError(f"{source}: no such file or folder; expected a scan as NIfTI or DICOM")
     inside = sorted(source.iterdir())
@@ -87,42 +85,34 @@ def find_lone_scans(source: Path, modality: Modality) -> tuple[list[LoneScan], l
 
 
 def _series_below(source: Path, modality: Modality) -> tuple[list[LoneScan], list[str]]:
-    headers: dict[str, Header] = {}
-    paths: dict[str, list[Path]] = defaultdict(list)
-    for path in (path for folder in folders_below(source) for path in dicom.dicom_files(folder)):
-        if not dicom_stack.installed():
-            raise UserError(f"{source}: {dicom_stack.INSTALL}")
-        if (header := dicom_stack.read_header(path)) is not None:
-            uid = text_of(header, "SeriesInstanceUID")
-            headers.setdefault(uid, header)
-            paths[uid].append(path)
+    files = [path for folder in folders_below(source) for path in dicom.dicom_files(folder)]
+    if files and not dicom_stack.installed():
+        raise UserError(f"{source}: {dicom_stack.INSTALL}")
     found, left = [], []
-    for uid, header in headers.items():
-        if why := _unwanted(header, len(paths[uid]), modality):
-            what = text_of(header, "SeriesDescription") or text_of(header, "SeriesNumber") or uid
+    for series in dicom.series_among(files):
+        if why := _unwanted(series, modality):
+            what = series.description or text_of(series.header, "SeriesNumber")
             left.append(f"series '{what}' ({why})")
         else:
-            found.append(_named(tuple(paths[uid]), header))
+            found.append(_named(series))
     return found, left
 
 
-def _unwanted(header: Header, files: int, modality: Modality) -> str:
+def _unwanted(series: dicom.Series, modality: Modality) -> str:
     """Why a series is no scan of this modality; nothing if it is one."""
-    own = text_of(header, "Modality")
-    if own != modality:
-        return f"modality {own or 'not told'}, expected {modality}"
-    if "LOCALIZER" in str(header["ImageType"] or "").upper():
+    if series.modality != modality:
+        return f"modality {series.modality or 'not told'}, expected {modality}"
+    if "LOCALIZER" in series.image_type:
         return "a localizer"
-    return "a single image" if files * number_of(header["NumberOfFrames"], 1) < 2 else ""
+    return "a single image" if series.slices < 2 else ""
 
 
-def _named(series: tuple[Path, ...], header: Header) -> LoneScan:
+def _named(series: dicom.Series) -> LoneScan:
     """A series by the name of its folder, with the series' number where others lie beside it."""
-    folder = series[0].parent
-    name = as_name(own_name(folder))
-    if set(dicom.dicom_files(folder)) <= set(series):
-        return LoneScan(folder, name, series)
-    return LoneScan(series[0], f"{name}_{as_name(text_of(header, 'SeriesNumber') or series[0].stem)}", series)
+    place, name = series.place, as_name(own_name(series.files[0].parent))
+    if place.is_file():
+        name = f"{name}_{as_name(text_of(series.header, 'SeriesNumber') or place.stem)}"
+    return LoneScan(place, name, series.files)
 
 
 def _distinct(scans: list[LoneScan]) -> list[LoneScan]:

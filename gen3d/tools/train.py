@@ -166,7 +166,7 @@ def run_training(
         first = distributed.is_main()
     if not first:
         return run / MODEL
-    folder = finished(experiment, system, run, own, real, cases, validation, card)
+    folder = finished(system, run, own, real, cases, validation, card, archive=bool(data.archive), init=experiment.init)
     kept = run / (MODEL if (run / MODEL).is_dir() else REJECTED)
     say(f"{kept}: saved after {trainer.step} steps, {trainer.cpu_seconds / 60:.1f} CPU minutes")
     return folder

@@ -4,7 +4,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,15 +16,11 @@ from gen3d.tools.progress import say
 from gen3d.tools.reliability import write_usual
 from gen3d.tools.volume_spread import write_spread
 
-if TYPE_CHECKING:
-    from gen3d.tools.train import Experiment
-
 REJECTED = "rejected"
 AUTOENCODERS, EXAMINED = ("meddiffusion-ae", "kl-ae"), 20
 
 
 def finished(
-    experiment: "Experiment",
     system: System,
     run: Path,
     device: torch.device,
@@ -33,19 +28,22 @@ def finished(
     cases: Sequence[Prepared],
     validation: Sequence[Prepared],
     card: Callable[..., str],
+    *,
+    archive: bool,
+    init: str | None,
 ) -> Path:
     """Add to a saved model what is measured of it, and return the folder of the model to use."""
-    if experiment.system in AUTOENCODERS:
+    if system.name in AUTOENCODERS:
         table = reconstructed(run / MODEL, (validation or cases)[:EXAMINED], device)
         (run / MODEL / "README.md").write_text(card(load(run / MODEL), scores=table))
-    if experiment.system == "forecast" and system.config.labels:
+    if system.name == "forecast" and system.config.labels:
         say("measuring how far forecast volumes lie from true ones")
         write_spread(run / MODEL, validation or cases, device)
-    if experiment.system != "completion":
+    if system.name != "completion":
         return run / MODEL
     write_usual(run / MODEL, validation or cases, device)
-    if experiment.data.archive and validation:
-        return judged(compare(run / MODEL, experiment.init, real, validation, device), experiment.init, run, card)
+    if archive and validation:
+        return judged(compare(run / MODEL, init, real, validation, device), init, run, card)
     return run / MODEL
 
 
